@@ -1,0 +1,21 @@
+// One spelling for functions that the CPU, the GPU and the host-run tests share.
+#pragma once
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define RAD_HD __host__ __device__ __forceinline__
+#else
+#define RAD_HD inline
+#endif
+
+namespace rad {
+
+RAD_HD uint64_t mulhi64(uint64_t a, uint64_t b) {
+#if defined(__CUDA_ARCH__)
+  return __umul64hi(a, b);
+#else
+  return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
+#endif
+}
+
+}  // namespace rad

@@ -1,0 +1,43 @@
+// Philox4x32-10 (Salmon et al., SC 2011), the only source of randomness in the package. A word is a pure
+// function of (key, salt, logical coordinate, role): never of a thread, a block or a launch shape.
+#pragma once
+#include "core/host_device.h"
+
+namespace rad {
+
+struct Words {
+  uint32_t w[4];
+};
+
+// Independent streams. Noise that meets along one path of a network must never share a stream
+// (docs/maths.md, independence).
+enum class Role : uint32_t { kRowSample = 1, kFeatureSample = 2 };
+
+RAD_HD Words philox4x32(Words c, uint32_t k0, uint32_t k1) {
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c.w[0];
+    const uint64_t p1 = static_cast<uint64_t>(0xCD9E8D57u) * c.w[2];
+    c = Words{{static_cast<uint32_t>(p1 >> 32) ^ c.w[1] ^ k0, static_cast<uint32_t>(p1),
+               static_cast<uint32_t>(p0 >> 32) ^ c.w[3] ^ k1, static_cast<uint32_t>(p0)}};
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return c;
+}
+
+// The 128 bits of call `inner` of line `outer` (both below 2^44) in one stream.
+RAD_HD Words random_words(uint64_t key, uint64_t salt, Role role, uint64_t outer, uint64_t inner) {
+  const Words counter{{static_cast<uint32_t>(inner), static_cast<uint32_t>(outer),
+                       static_cast<uint32_t>((inner >> 32) & 0xFFF) |
+                           static_cast<uint32_t>((outer >> 32) & 0xFFF) << 12 |
+                           static_cast<uint32_t>(role) << 24,
+                       static_cast<uint32_t>(salt)}};
+  return philox4x32(counter, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
+}
+
+// One call serves two 64-bit words: number i of line `outer` is half i % 2 of call i / 2.
+RAD_HD uint64_t word64(const Words& call, int half) {
+  return static_cast<uint64_t>(call.w[2 * half + 1]) << 32 | call.w[2 * half];
+}
+
+}  // namespace rad

@@ -1,0 +1,101 @@
+# `make demo` and `make test` need Python 3.11+, g++ and make; everything else goes into $(VENV).
+# With RAD_NO_INSTALL=1 nothing is installed: $(PYTHON) has to bring torch, pybind11, ninja and the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+ifdef RAD_NO_INSTALL
+PY := $(PYTHON)
+else
+PY := $(VENV)/bin/python
+ENVIRONMENT := $(VENV)/.requirements
+endif
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+CXX_SOURCES = $(shell find csrc tests/cpp -path tests/cpp/build -prune -o -type f -regex '.*\.\(h\|cpp\|cuh?\)' -print)
+SOURCES = $(shell find csrc -type f) rad_kernels/_version.py
+EXTENSION := build/extension.stamp
+
+##@ Use
+
+.PHONY: help
+help:  ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: $(ENVIRONMENT)  ## Make or refresh the virtual environment ($(VENV))
+
+$(VENV)/.requirements: requirements/*.txt tools/venv.py
+	$(PYTHON) tools/venv.py $(VENV)
+
+.PHONY: build
+build: $(EXTENSION)  ## Compile the extension in place (incremental)
+
+$(EXTENSION): $(SOURCES) setup.py pyproject.toml | $(ENVIRONMENT)
+ifdef RAD_NO_INSTALL
+	$(PY) setup.py --quiet build_ext --inplace
+else
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+endif
+	@mkdir -p $(@D) && touch $@
+
+.PHONY: demo
+demo: build  ## Train the paper's network on real digits: exact, small batch and sketches compared
+	$(PY) -m rad_kernels demo $(ARGS)
+
+##@ Check
+
+.PHONY: test
+test: $(ENVIRONMENT)  ## Everything CI runs: lint, build, C++/SIMT tests, CUDA compile check, pytest
+	@tools/stage lint $(MAKE) --no-print-directory lint
+	@tools/stage build $(MAKE) --no-print-directory build
+	@tools/stage simt $(MAKE) --no-print-directory simt
+	@tools/stage archs $(MAKE) --no-print-directory archs ARCHS="80 90a 120"
+	@tools/stage pytest $(MAKE) --no-print-directory pytest
+
+.PHONY: lint
+lint: $(ENVIRONMENT)  ## ruff, clang-format and mypy; change nothing
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m clang_format --dry-run -Werror $(CXX_SOURCES)
+	$(PY) -m mypy
+
+.PHONY: format
+format: $(ENVIRONMENT)  ## Let ruff and clang-format rewrite the sources
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(PY) -m clang_format -i $(CXX_SOURCES)
+
+.PHONY: pytest
+pytest: build  ## Python tests; ARGS="-k name" selects
+	$(PY) -m pytest $(ARGS)
+
+.PHONY: simt
+simt: $(ENVIRONMENT)  ## C++ tests: every kernel executed on the host, with race and bounds checks
+	$(MAKE) -C tests/cpp -j$(JOBS) test CUDA_INC="$$($(PY) tools/cuda_include.py)"
+
+##@ CUDA without a GPU
+
+.PHONY: archs
+archs:  ## Compile the kernels for every architecture: registers, spills and shared memory; fails on a spill
+	$(MAKE) --no-print-directory -f tools/archs.mk -j$(JOBS) PYTHON=$(PY) $(if $(ARCHS),ARCHS="$(ARCHS)")
+
+.PHONY: cross
+cross: $(ENVIRONMENT)  ## Build the CUDA backend even if torch is CPU-only, link it and import it
+	RAD_KERNELS_WITH_CUDA=1 $(PY) setup.py --quiet build --build-base build/cross --build-lib build/cross/lib
+	cd build/cross/lib && $(abspath $(PY)) -c "import rad_kernels; print(rad_kernels.show_config())"
+
+##@ Ship
+
+.PHONY: sdist
+sdist: $(ENVIRONMENT)  ## Build sdist and wheel, install the wheel elsewhere and import it
+	$(PY) tools/check_sdist.py
+
+.PHONY: clean
+clean:  ## Remove what builds and tests left (the virtual environment stays)
+	rm -rf build dist *.egg-info rad_kernels/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	if [ -f tests/cpp/Makefile ]; then $(MAKE) -C tests/cpp clean; fi

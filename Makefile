@@ -29,8 +29,8 @@ help:  ## This list
 .PHONY: venv
 venv: $(ENVIRONMENT)  ## Make or refresh the virtual environment ($(VENV))
 
-$(VENV)/.requirements: requirements/*.txt tools/venv.py
-	$(PYTHON) tools/venv.py $(VENV)
+$(VENV)/.requirements: requirements/*.txt tools/make_venv.py
+	$(PYTHON) tools/make_venv.py $(VENV)
 
 .PHONY: build
 build: $(EXTENSION)  ## Compile the extension in place (incremental)

@@ -1,4 +1,4 @@
-"""Makes or refreshes the checkout's virtual environment: python tools/venv.py DIR.
+"""Makes or refreshes the checkout's virtual environment: python tools/make_venv.py DIR.
 
 Does nothing when DIR was made from the same requirements by the same Python. Where the invoking Python already
 has a CUDA build of torch, DIR sees it (--system-site-packages); elsewhere the pinned torch is installed.

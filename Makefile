@@ -18,6 +18,10 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 CXX_SOURCES = $(shell find csrc tests/cpp -path tests/cpp/build -prune -o -type f -regex '.*\.\(h\|cpp\|cuh?\)' -print)
 SOURCES = $(shell find csrc -type f) rad_kernels/_version.py
 EXTENSION := build/extension.stamp
+SETTINGS = $(PY) $(RAD_KERNELS_WITH_CUDA) $(RAD_KERNELS_DEBUG) $(TORCH_CUDA_ARCH_LIST) $(CUDA_HOME)
+
+# $(call quietly,COMMAND): its output only if it fails, without the traceback that ninja's failure causes.
+quietly = @echo '$(1)'; log=$$(mktemp); $(1) >$$log 2>&1 || { sed '/^ninja: build stopped/q' $$log; rm $$log; exit 1; }; rm $$log
 
 ##@ Use
 
@@ -33,15 +37,25 @@ $(VENV)/.requirements: requirements/*.txt tools/make_venv.py
 	$(PYTHON) tools/make_venv.py $(VENV)
 
 .PHONY: build
-build: $(EXTENSION)  ## Compile the extension in place (incremental)
+build: $(EXTENSION) $(if $(RAD_NO_INSTALL),,$(VENV)/.editable)  ## Compile the extension in place (incremental)
 
-$(EXTENSION): $(SOURCES) setup.py pyproject.toml | $(ENVIRONMENT)
-ifdef RAD_NO_INSTALL
-	$(PY) setup.py --quiet build_ext --inplace
-else
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
-endif
-	@mkdir -p $(@D) && touch $@
+# The stamp carries the time at which the build began, so a source edited meanwhile is compiled next time.
+$(EXTENSION): $(SOURCES) setup.py build/settings | $(ENVIRONMENT)
+	@touch $@.begun
+	$(call quietly,$(PY) setup.py build_ext --inplace)
+	@mv $@.begun $@
+
+# After the build, so that pip finds the objects made.
+$(VENV)/.editable: pyproject.toml setup.py rad_kernels/_version.py | $(EXTENSION)
+	$(PY) -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+build/settings: FORCE
+	@mkdir -p $(@D)
+	@echo '$(SETTINGS)' | cmp --quiet - $@ || echo '$(SETTINGS)' > $@
+
+.PHONY: FORCE
+FORCE:
 
 .PHONY: demo
 demo: build  ## Train the paper's network on real digits: exact, small batch and sketches compared
@@ -86,8 +100,8 @@ archs:  ## Compile the kernels for every architecture: registers, spills and sha
 
 .PHONY: cross
 cross: $(ENVIRONMENT)  ## Build the CUDA backend even if torch is CPU-only, link it and import it
-	RAD_KERNELS_WITH_CUDA=1 $(PY) setup.py --quiet build --build-base build/cross --build-lib build/cross/lib
-	cd build/cross/lib && $(abspath $(PY)) -c "import rad_kernels; print(rad_kernels.show_config())"
+	$(call quietly,RAD_KERNELS_WITH_CUDA=1 $(PY) setup.py build --build-lib build/cross)
+	cd build/cross && $(abspath $(PY)) -c "import rad_kernels; print(rad_kernels.show_config())"
 
 ##@ Ship
 

@@ -69,7 +69,7 @@ def main(target: Path) -> None:
         except (subprocess.CalledProcessError, ImportError) as error:
             sys.exit(f"could not make a virtual environment ({error}); Debian: apt-get install python3-venv")
     print("installing " + ", ".join(f"requirements/{file.name}" for file in files), flush=True)
-    pip = [target / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [target / "bin/python", "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     pip += ["--constraint", REQUIREMENTS / "constraints.txt"]
     for file in files:
         pip += ["--requirement", file]

@@ -30,12 +30,10 @@ void pack_rows(const PackArgs& args, const Sampler& sampler, T* out) {
 }
 
 template <class T>
-void pack_columns(const PackArgs& args, const Sampler& sampler, T* out) {
+void pack_columns(const PackArgs& args, const Trailer* trailer, const Sampler& sampler, T* out) {
   const MatrixView& x = args.x;
   const int64_t k = sampler.k();
   auto* index = static_cast<int64_t*>(args.workspace);
-  const auto* trailer = reinterpret_cast<const Trailer*>(reinterpret_cast<const char*>(out) +
-                                                         saved_layout(args.spec, args.dtype, x.rows, x.cols).trailer);
   sample({args.exec, args.spec, trailer, x.cols, index, nullptr});
   parallel_for(args.exec, x.rows, grain_for(k * sizeof(T)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
@@ -83,7 +81,7 @@ int pack(const PackArgs& args) {
         pack_rows(args, sampler, out);
         return 0;
       case Sampling::kSame:
-        pack_columns(args, sampler, out);
+        pack_columns(args, trailer, sampler, out);
         return 0;
       case Sampling::kDifferent:
         pack_different(args, sampler, out);

@@ -1,0 +1,102 @@
+#include <algorithm>
+#include <array>
+#include <tuple>
+#include <utility>
+
+#include "ops/register.h"
+#include "ops/tensor.h"
+
+namespace rad::ops {
+namespace {
+
+// Every element of the tensor's memory range belongs to it once.
+bool is_dense(const Tensor& tensor) {
+  std::vector<std::pair<int64_t, int64_t>> dims;  // (stride, size)
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    if (tensor.size(d) != 1) dims.emplace_back(tensor.stride(d), tensor.size(d));
+  }
+  std::sort(dims.begin(), dims.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
+Tensor empty_strided_like(const Tensor& tensor, const std::vector<int64_t>& stride) {
+  using torch::stable::detail::from;
+  std::vector<int64_t> sizes;
+  for (int64_t d = 0; d < tensor.dim(); ++d) sizes.push_back(tensor.size(d));
+  std::array<StableIValue, 7> stack{from(tensor),       from(sizes),        from(stride),      from(std::nullopt),
+                                    from(std::nullopt), from(std::nullopt), from(std::nullopt)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+int64_t words_for(int64_t n) { return (n + 31) / 32; }
+
+bool same_layout(const Tensor& a, const Tensor& b) {
+  for (int64_t d = 0; d < a.dim(); ++d) {
+    if (a.size(d) > 1 && a.stride(d) != b.stride(d)) return false;
+  }
+  return true;
+}
+
+void run_relu(const Tensor& x, const Tensor& y, const Tensor& mask) {
+  if (x.numel() == 0) return;
+  const Execution run(x);
+  check_status(x,
+               backend_of(x).relu({run.exec(), dtype_of(x), x.const_data_ptr(), y.mutable_data_ptr(),
+                                   static_cast<uint32_t*>(mask.mutable_data_ptr()), x.numel()}),
+               "relu");
+}
+
+Tensor new_mask(const Tensor& x) { return empty_like_device(x, {words_for(x.numel())}, ScalarType::Int); }
+
+// empty_like keeps the strides of a dense tensor; any other one is copied into that dense layout first.
+std::tuple<Tensor, Tensor> relu(const Tensor& x) {
+  Tensor y = torch::stable::empty_like(x), mask = new_mask(x);
+  const bool dense = same_layout(x, y);
+  if (!dense) torch::stable::copy_(y, x);
+  run_relu(dense ? x : y, y, mask);
+  return {y, mask};
+}
+
+Tensor relu_(Tensor x) {
+  if (is_dense(x)) {
+    Tensor mask = new_mask(x);
+    run_relu(x, x, mask);
+    return mask;
+  }
+  auto [y, mask] = relu(x);
+  torch::stable::copy_(x, y);
+  return mask;
+}
+
+Tensor masked(const Tensor& dy, const Tensor& mask, std::vector<int64_t> stride) {
+  RAD_CHECK(mask.scalar_type() == ScalarType::Int && mask.numel() == words_for(dy.numel()), "mask must hold ",
+            words_for(dy.numel()), " int32 words for ", dy.numel(), " elements, got ", mask.numel());
+  Tensor dx = empty_strided_like(dy, stride);
+  if (dy.numel() == 0) return dx;
+  const bool aligned = same_layout(dy, dx);
+  if (!aligned) torch::stable::copy_(dx, dy);
+  const Execution run(dy);
+  check_status(dy,
+               backend_of(dy).masked({run.exec(), dtype_of(dy), aligned ? dy.const_data_ptr() : dx.const_data_ptr(),
+                                      static_cast<const uint32_t*>(mask.const_data_ptr()), dx.mutable_data_ptr(),
+                                      dy.numel()}),
+               "masked");
+  return dx;
+}
+
+}  // namespace
+
+void register_activation(Library& m) {
+  m.impl("relu", TORCH_BOX(&relu));
+  m.impl("relu_", TORCH_BOX(&relu_));
+  m.impl("masked", TORCH_BOX(&masked));
+}
+
+}  // namespace rad::ops

@@ -1,0 +1,66 @@
+// pybind11: facts that are not tensors. Tensors reach C++ only as torch ops.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "core/layout.h"
+#include "ops/tensor.h"
+
+namespace py = pybind11;
+
+namespace {
+
+// A Python integer, possibly symbolic, with the arithmetic that the layout function needs.
+struct PyInt {
+  py::object value;
+
+  static PyInt apply(PyObject* (*op)(PyObject*, PyObject*), const PyInt& a, const py::object& b) {
+    PyObject* result = op(a.value.ptr(), b.ptr());
+    if (!result) throw py::error_already_set();
+    return {py::reinterpret_steal<py::object>(result)};
+  }
+};
+PyInt operator*(const PyInt& a, const PyInt& b) { return PyInt::apply(PyNumber_Multiply, a, b.value); }
+PyInt operator*(const PyInt& a, int64_t b) { return PyInt::apply(PyNumber_Multiply, a, py::int_(b)); }
+PyInt operator/(const PyInt& a, int64_t b) { return PyInt::apply(PyNumber_FloorDivide, a, py::int_(b)); }
+PyInt operator+(const PyInt& a, int64_t b) { return PyInt::apply(PyNumber_Add, a, py::int_(b)); }
+
+constexpr const char* kDTypes[] = {"float32", "float64", "bfloat16", "float16"};
+
+rad::DType dtype_named(const std::string& name) {
+  for (int i = 0; i < 4; ++i) {
+    if (name == kDTypes[i]) return static_cast<rad::DType>(i);
+  }
+  throw py::value_error("dtype must be float32, float64, bfloat16 or float16, got " + name);
+}
+
+py::object saved_nbytes(const std::vector<int64_t>& spec, const std::string& dtype, py::object rows,
+                        py::object features) {
+  const auto layout = rad::saved_layout<PyInt>(rad::ops::decode_spec(spec), dtype_named(dtype), {std::move(rows)},
+                                               {std::move(features)});
+  return layout.bytes.value;
+}
+
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+  const rad::Words words = rad::philox4x32({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+  return {words.w[0], words.w[1], words.w[2], words.w[3]};
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Facts about the compiled kernels; the kernels themselves are torch ops.";
+  m.attr("built_with_torch") = RAD_BUILT_WITH_TORCH;
+  m.attr("format_version") = rad::kFormatVersion;
+#ifdef RAD_WITH_CUDA
+  m.attr("has_cuda") = true;
+  m.attr("cuda_archs") = RAD_CUDA_ARCHS;
+#else
+  m.attr("has_cuda") = false;
+  m.attr("cuda_archs") = "";
+#endif
+  m.def("saved_nbytes", &saved_nbytes, py::arg("spec"), py::arg("dtype"), py::arg("rows"), py::arg("features"),
+        "Bytes of the buffer that keeps a [rows, features] activation; integers may be symbolic.");
+  m.def("philox4x32", &philox, py::arg("counter"), py::arg("key"), "Philox4x32-10 of one 128-bit counter.");
+}

@@ -1,0 +1,13 @@
+#pragma once
+#include <torch/csrc/stable/library.h>
+
+namespace rad::ops {
+
+using Library = torch::stable::detail::StableLibrary;
+
+// Each file of ops implements a group of the schema table; one implementation serves every device.
+void register_linear(Library& m);
+void register_activation(Library& m);
+void register_diagnostics(Library& m);
+
+}  // namespace rad::ops

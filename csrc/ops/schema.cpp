@@ -1,0 +1,33 @@
+// The op surface. `spec` is [num, den, sampling, draw]; `saved` is the buffer that core/layout.h describes.
+#include "ops/register.h"
+
+STABLE_TORCH_LIBRARY(rad_kernels, m) {
+  // Forward products with what backward needs. One op returns both and the key lies inside `saved`: a
+  // packing op apart from its product is re-executed by graph partitioners with another key.
+  m.def("linear(Tensor x, Tensor weight, Tensor? bias, int[] spec, int salt, Tensor? key=None) -> (Tensor, Tensor)");
+  m.def("linear_shared(Tensor x, Tensor[] weights, Tensor?[] biases, int[] spec, int salt, Tensor? key=None) -> (Tensor[], Tensor)");
+  m.def("linear_wgrad(Tensor dy, Tensor saved, SymInt features, int[] spec) -> Tensor");
+
+  // A mask numbers elements in the memory order of y; `stride` tells masked that order.
+  m.def("relu(Tensor x) -> (Tensor, Tensor)");
+  m.def("relu_(Tensor(a!) x) -> Tensor");
+  m.def("masked(Tensor dy, Tensor mask, SymInt[] stride) -> Tensor");
+
+  // Diagnostics and benchmarks.
+  m.def("pack(Tensor x, int[] spec, int salt, Tensor? key=None) -> Tensor");
+  m.def("unpack(Tensor saved, int[] spec, SymInt rows, SymInt features, ScalarType dtype) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CPU, m) {
+  rad::ops::register_linear(m);
+  rad::ops::register_activation(m);
+  rad::ops::register_diagnostics(m);
+}
+
+#ifdef RAD_WITH_CUDA
+STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CUDA, m) {
+  rad::ops::register_linear(m);
+  rad::ops::register_activation(m);
+  rad::ops::register_diagnostics(m);
+}
+#endif

@@ -1,0 +1,324 @@
+"""Functional layers with a sampled weight gradient. User-facing validation and autograd live here."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from . import ops
+from .sketch import DTYPE_NAMES, Sketch, saved_nbytes
+
+DEVICES = ("cpu", "cuda", "meta")
+
+
+class SketchWarning(UserWarning):
+    """A sketch has no effect where it was asked for."""
+
+
+class _LinearWgrad(Function):
+    """dW from a saved buffer. Its own derivative would need the dense activation, which is gone."""
+
+    @staticmethod
+    def forward(dy, saved, features, spec):
+        return ops.linear_wgrad(dy, saved, features, spec)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError("the sampled weight gradient cannot be differentiated again")
+
+
+def _input_grad(dy: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return dy.matmul(weight.to(dy.dtype)).to(dtype)
+
+
+def _weight_grad(dy: Tensor, saved: Tensor, weight: Tensor, spec: ops.Spec) -> Tensor:
+    return _LinearWgrad.apply(dy, saved, weight.shape[1], spec).to(weight.dtype)
+
+
+def _bias_grad(dy: Tensor, dtype: torch.dtype) -> Tensor:
+    return (dy.sum(tuple(range(dy.dim() - 1))) if dy.dim() > 1 else dy).to(dtype)
+
+
+class _Linear(Function):
+    """Parameters arrive as they are and are cast inside, so that only they and the pack are retained."""
+
+    @staticmethod
+    def forward(x, weight, bias, spec, dtype):
+        return ops.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), spec)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, bias, ctx.spec, _ = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(weight, output[1])
+        ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
+
+    @staticmethod
+    def backward(ctx, dy, _):
+        weight, saved = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        return (
+            _input_grad(dy, weight, ctx.x_dtype) if needs_x else None,
+            _weight_grad(dy, saved, weight, ctx.spec) if needs_weight else None,
+            _bias_grad(dy, ctx.bias_dtype) if needs_bias else None,
+            None,
+            None,
+        )
+
+
+class _SharedLinear(Function):
+    """Several products of one x and the single pack that serves all their weight gradients."""
+
+    @staticmethod
+    def forward(x, spec, dtype, count, *parameters):
+        cast = [None if p is None else p.to(dtype) for p in parameters]
+        ys, saved = ops.linear_shared(x.to(dtype), cast[:count], cast[count:], spec)
+        return (*ys, saved)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, ctx.spec, _, ctx.count, *parameters = inputs
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[-1])
+        ctx.save_for_backward(output[-1], *parameters[: ctx.count])
+        ctx.x_dtype = x.dtype
+        ctx.bias_dtypes = [None if b is None else b.dtype for b in parameters[ctx.count :]]
+
+    @staticmethod
+    def backward(ctx, *grads):
+        saved, *weights = ctx.saved_tensors
+        needs_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
+        dx, dws, dbs = None, [None] * ctx.count, [None] * ctx.count
+        for i, dy in enumerate(grads[: ctx.count]):
+            if dy is None:
+                continue
+            if needs_x:
+                part = _input_grad(dy, weights[i], ctx.x_dtype)
+                dx = part if dx is None else dx + part
+            if needs[i]:
+                dws[i] = _weight_grad(dy, saved, weights[i], ctx.spec)
+            if needs[ctx.count + i]:
+                dbs[i] = _bias_grad(dy, ctx.bias_dtypes[i])
+        return (dx, None, None, None, *dws, *dbs)
+
+
+class _Masked(Function):
+    """dx = mask ? dy : 0: linear in dy, so it is its own derivative."""
+
+    @staticmethod
+    def forward(dy, mask, stride):
+        return ops.masked(dy, mask, stride)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, mask, ctx.stride = inputs
+        ctx.save_for_backward(mask)
+
+    @staticmethod
+    def backward(ctx, ddx):
+        return _Masked.apply(ddx, *ctx.saved_tensors, ctx.stride), None, None
+
+
+class _ReLU(Function):
+    @staticmethod
+    def forward(x):
+        return ops.relu(x)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        y, mask = output
+        ctx.mark_non_differentiable(mask)
+        ctx.save_for_backward(mask)
+        ctx.stride = y.stride()
+
+    @staticmethod
+    def backward(ctx, dy, _):
+        return _Masked.apply(dy, *ctx.saved_tensors, ctx.stride)
+
+
+class _ReLUInplace(Function):
+    @staticmethod
+    def forward(x):
+        stride = torch.empty_like(x, device="meta").stride()
+        return x, ops.relu_(x), stride
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, mask, ctx.stride = output
+        ctx.mark_dirty(inputs[0])
+        ctx.mark_non_differentiable(mask)
+        ctx.save_for_backward(mask)
+
+    @staticmethod
+    def backward(ctx, dy, *_):
+        return _Masked.apply(dy, *ctx.saved_tensors, ctx.stride)
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be a strided tensor, got layout {value.layout}")
+    if value.dtype not in DTYPE_NAMES:
+        raise TypeError(f"{name} must have dtype {', '.join(DTYPE_NAMES.values())}; got {value.dtype}")
+    if value.device.type not in DEVICES:
+        raise ValueError(f"{name} must be on {' or '.join(DEVICES)}, got {value.device}")
+
+
+def check_sketch(sketch: object) -> None:
+    if not isinstance(sketch, Sketch):
+        raise TypeError(f"sketch must be a rad_kernels.Sketch, got {sketch!r}")
+
+
+def _autocast_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype in which F.linear would compute on this tensor."""
+    device = tensor.device.type
+    if tensor.dtype != torch.float64 and device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
+
+
+def _check_parameters(x: Tensor, weight: Tensor, bias: Tensor | None, suffix: str = "") -> None:
+    weight_name, bias_name = "weight" + suffix, "bias" + suffix
+    _check_tensor(weight_name, weight)
+    if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{weight_name} must have shape [outputs, {x.shape[-1]}] for x of shape {tuple(x.shape)}, "
+            f"got {tuple(weight.shape)}"
+        )
+    named = [(weight_name, weight)]
+    if bias is not None:
+        _check_tensor(bias_name, bias)
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"{bias_name} must have shape [{weight.shape[0]}], got {tuple(bias.shape)}")
+        named.append((bias_name, bias))
+    for name, value in named:
+        if value.device != x.device:
+            raise ValueError(f"x and {name} must be on one device, got {x.device} and {value.device}")
+        if _autocast_dtype(value) != _autocast_dtype(x):
+            raise TypeError(f"x and {name} must have one dtype, got {x.dtype} and {value.dtype}")
+
+
+def _check_x(x: object) -> None:
+    _check_tensor("x", x)
+    if x.dim() == 0:  # type: ignore[attr-defined]
+        raise ValueError("x must have at least one dimension, got a scalar tensor")
+
+
+def _samples(x: Tensor, weights: Sequence[Tensor], sketch: Sketch, dtype: torch.dtype) -> bool:
+    """Whether a call packs, apart from grad mode: that must not change how much of the RNG is used."""
+    if sketch.is_exact or x.numel() == 0 or torch.is_inference_mode_enabled():
+        return False
+    if not any(w.requires_grad for w in weights):
+        return False
+    features = x.shape[-1]
+    rows = x.numel() // features
+    if sketch.is_worthwhile(rows, features, dtype):
+        return True
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            f"sketch {sketch} would keep {saved_nbytes(rows, features, dtype, sketch)} of "
+            f"{rows * features * dtype.itemsize} bytes of an activation [{rows}, {features}]: it is kept exactly",
+            SketchWarning,
+            stacklevel=3,
+        )
+    return False
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sketch: Sketch) -> Tensor:
+    """``F.linear(x, weight, bias)`` that keeps a sketch of x for the weight gradient.
+
+    The output, dx and db are those of torch; dW is an unbiased estimate (docs/maths.md, weight gradient).
+    Nothing is sampled, and torch's own path taken bit for bit, when ``sketch.keep`` is 1, when weight needs
+    no gradient, in inference mode, for an empty x, and where the pack would cost 90 % of the exact bytes or
+    more (a SketchWarning says so).
+
+    Args:
+        x: [..., in_features]; all leading dimensions together are the rows. float32, float64, bfloat16 or
+            float16, any strides.
+        weight: [out_features, in_features], x's dtype (or an autocast one) and device.
+        bias: [out_features] or None.
+        sketch: what is kept.
+
+    Returns:
+        [..., out_features].
+
+    Raises:
+        TypeError: an argument is not a strided floating tensor, dtypes differ, or sketch is no Sketch.
+        ValueError: shapes or devices do not fit together.
+    """
+    check_sketch(sketch)
+    _check_x(x)
+    _check_parameters(x, weight, bias)
+    dtype = _autocast_dtype(x)
+    if not _samples(x, (weight,), sketch, dtype):
+        return F.linear(x, weight, bias)
+    if not torch.is_grad_enabled():
+        ops.draw_key(x.device)
+        return F.linear(x, weight, bias)
+    return _Linear.apply(x, weight, bias, sketch.spec, dtype)[0]
+
+
+def shared_linear(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], sketch: Sketch
+) -> tuple[Tensor, ...]:
+    """``linear`` of one x with several weights, such as query, key and value: one pack serves them all.
+
+    Sharing the sample is harmless because none of the products enters another one's gradient noise
+    (docs/maths.md, independence).
+
+    Args:
+        x: as in ``linear``.
+        weights: at least one [out_features_i, in_features].
+        biases: as many as weights, each [out_features_i] or None.
+        sketch: what is kept.
+
+    Returns:
+        One [..., out_features_i] per weight.
+
+    Raises:
+        TypeError, ValueError: as ``linear``; also for no weights or another number of biases.
+    """
+    check_sketch(sketch)
+    _check_x(x)
+    weights, biases = list(weights), list(biases)
+    if not weights or len(weights) != len(biases):
+        raise ValueError(f"weights and biases must be as many, at least one; got {len(weights)} and {len(biases)}")
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        _check_parameters(x, weight, bias, f"s[{i}]")
+    dtype = _autocast_dtype(x)
+    packs = _samples(x, weights, sketch, dtype)
+    if packs and torch.is_grad_enabled():
+        return _SharedLinear.apply(x, sketch.spec, dtype, len(weights), *weights, *biases)[:-1]
+    if packs:
+        ops.draw_key(x.device)
+    return tuple(F.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
+
+
+def relu(x: Tensor, inplace: bool = False) -> Tensor:
+    """``F.relu(x, inplace)`` that keeps one bit an element instead of its output: exact.
+
+    Args:
+        x: any shape and strides; float32, float64, bfloat16 or float16.
+        inplace: overwrite x.
+
+    Raises:
+        TypeError: x is not a strided floating tensor.
+    """
+    _check_tensor("x", x)
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return F.relu(x, inplace=inplace)
+    if not inplace:
+        return _ReLU.apply(x)[0]
+    if torch.compiler.is_compiling():  # the compiler makes this an in-place kernel of its own
+        return x.copy_(_ReLU.apply(x)[0])
+    return _ReLUInplace.apply(x)[0]

@@ -72,7 +72,12 @@ def find_toolkit() -> Toolkit | None:
         candidates.append(str(Path(nvcc).resolve().parent.parent))
     for site in site_dirs():
         candidates += sorted(map(str, Path(site).glob("nvidia/cu1?")), reverse=True)
-    libraries = ("lib64/libcudart.so", "lib/libcudart.so", "targets/*/lib/libcudart.so", "lib*/libcudart.so.*")
+    libraries = (
+        "lib64/libcudart.so",
+        "lib/libcudart.so",
+        "targets/*/lib/libcudart.so",
+        "lib*/libcudart.so.*",
+    )
     for home in map(Path, filter(None, candidates)):
         if (home / "bin/nvcc").exists() and (home / "include/cuda_runtime.h").exists():
             for pattern in libraries:
@@ -107,7 +112,9 @@ def cuda_archs(torch: ModuleType, toolkit: Toolkit) -> list[str]:
     else:
         text = subprocess.run([toolkit.nvcc, "--list-gpu-arch"], check=True, capture_output=True, text=True)
         known = text.stdout.split()
-        archs = [a for a in PORTABLE_ARCHS if "compute_" + a.split("+")[0].rstrip("a").replace(".", "") in known]
+        archs = [
+            a for a in PORTABLE_ARCHS if "compute_" + a.split("+")[0].rstrip("a").replace(".", "") in known
+        ]
     archs = ["9.0a" + a[3:] if a in ("9.0", "9.0+PTX") else a for a in archs if a]
     for arch in archs:
         if not arch.removesuffix("+PTX").rstrip("af").replace(".", "", 1).isdecimal():
@@ -146,7 +153,13 @@ def extension(torch: ModuleType):
     debug = setting("RAD_KERNELS_DEBUG") == "1"
     # Contraction off: a multiply-add must round the same way on every compiler, core and thread count.
     common = ["-fvisibility=hidden", "-ffp-contract=off", f"-ffile-prefix-map={ROOT}/="]
-    cxx = [*common, *(["-O0", "-g"] if debug else ["-O3", "-g0"]), "-Wall", "-Wextra", "-Wno-unused-parameter"]
+    cxx = [
+        *common,
+        *(["-O0", "-g"] if debug else ["-O3", "-g0"]),
+        "-Wall",
+        "-Wextra",
+        "-Wno-unused-parameter",
+    ]
     macros = [
         ("TORCH_TARGET_VERSION", f"0x{STABLE_ABI[0]:02x}{STABLE_ABI[1]:02x}000000000000"),
         ("RAD_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
@@ -186,7 +199,9 @@ def extension(torch: ModuleType):
         def finalize_options(self) -> None:
             super().finalize_options()
             # An editable install hands over a fresh temporary directory; objects kept here make it incremental.
-            self.build_temp = str(ROOT / "build" / f"{sys.implementation.cache_tag}-{'cuda' if toolkit else 'cpu'}")
+            self.build_temp = str(
+                ROOT / "build" / f"{sys.implementation.cache_tag}-{'cuda' if toolkit else 'cpu'}"
+            )
 
     return module, BuildExtension
 

@@ -2,7 +2,7 @@
 
 RAD_KERNELS_WITH_CUDA  auto (default) | 1 | 0    auto: when torch has CUDA and a toolkit is found; 1: or fail
 TORCH_CUDA_ARCH_LIST   e.g. "8.0;9.0a+PTX"       default: the visible GPUs, else a portable list
-CUDA_HOME              toolkit to use            default: CUDA_PATH, /usr/local/cuda, nvcc on PATH, pip's wheels
+CUDA_HOME              toolkit to use            default: CUDA_PATH, /usr/local/cuda, nvcc's, pip's wheels
 MAX_JOBS               parallel compile jobs     default: bounded by cores and free memory
 RAD_KERNELS_DEBUG      1: -O0 -g, nvcc -G
 """
@@ -110,11 +110,8 @@ def cuda_archs(torch: ModuleType, toolkit: Toolkit) -> list[str]:
     elif gpus := torch.cuda.device_count():
         archs = sorted({"{}.{}".format(*torch.cuda.get_device_capability(i)) for i in range(gpus)})
     else:
-        text = subprocess.run([toolkit.nvcc, "--list-gpu-arch"], check=True, capture_output=True, text=True)
-        known = text.stdout.split()
-        archs = [
-            a for a in PORTABLE_ARCHS if "compute_" + a.split("+")[0].rstrip("a").replace(".", "") in known
-        ]
+        known = subprocess.check_output([toolkit.nvcc, "--list-gpu-arch"], text=True).split()
+        archs = [arch for arch in PORTABLE_ARCHS if f"compute_{''.join(filter(str.isdigit, arch))}" in known]
     archs = ["9.0a" + a[3:] if a in ("9.0", "9.0+PTX") else a for a in archs if a]
     for arch in archs:
         if not arch.removesuffix("+PTX").rstrip("af").replace(".", "", 1).isdecimal():
@@ -153,13 +150,8 @@ def extension(torch: ModuleType):
     debug = setting("RAD_KERNELS_DEBUG") == "1"
     # Contraction off: a multiply-add must round the same way on every compiler, core and thread count.
     common = ["-fvisibility=hidden", "-ffp-contract=off", f"-ffile-prefix-map={ROOT}/="]
-    cxx = [
-        *common,
-        *(["-O0", "-g"] if debug else ["-O3", "-g0"]),
-        "-Wall",
-        "-Wextra",
-        "-Wno-unused-parameter",
-    ]
+    optimise = ["-O0", "-g"] if debug else ["-O3", "-g0"]
+    cxx = [*common, *optimise, "-Wall", "-Wextra", "-Wno-unused-parameter"]
     macros = [
         ("TORCH_TARGET_VERSION", f"0x{STABLE_ABI[0]:02x}{STABLE_ABI[1]:02x}000000000000"),
         ("RAD_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
@@ -198,10 +190,9 @@ def extension(torch: ModuleType):
     class BuildExtension(cpp_extension.BuildExtension):
         def finalize_options(self) -> None:
             super().finalize_options()
-            # An editable install hands over a fresh temporary directory; objects kept here make it incremental.
-            self.build_temp = str(
-                ROOT / "build" / f"{sys.implementation.cache_tag}-{'cuda' if toolkit else 'cpu'}"
-            )
+            # An editable install hands over a fresh temporary directory; here, objects outlive it.
+            backend = "cuda" if toolkit else "cpu"
+            self.build_temp = str(ROOT / "build" / f"{sys.implementation.cache_tag}-{backend}")
 
     return module, BuildExtension
 

@@ -1,7 +1,7 @@
 """Tabulates what ptxas reported: python tools/kernel_resources.py build/archs/sm_90a/pack.log ...
 
-One row per kernel, one column per architecture: registers + bytes of static shared memory. Exit status 1 when a
-kernel spills registers to memory.
+One row per kernel, one column per architecture: registers + bytes of static shared memory. Exit status 1 when
+a kernel spills registers to memory.
 """
 
 import re

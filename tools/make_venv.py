@@ -1,27 +1,21 @@
 """Makes or refreshes the checkout's virtual environment: python tools/make_venv.py DIR.
 
-Does nothing when DIR was made from the same requirements by the same Python. Where the invoking Python already
-has a CUDA build of torch, DIR sees it (--system-site-packages); elsewhere the pinned torch is installed.
+Does nothing when DIR was made from the same requirements by the same Python. Where the invoking Python has a
+CUDA build of torch already, DIR sees it (--system-site-packages); elsewhere the pinned torch is installed.
 """
 
-import sys
-
-MIN_PYTHON = (3, 11)
-MIN_TORCH = (2, 11)
-if sys.version_info < MIN_PYTHON:
-    sys.exit(
-        "rad_kernels needs Python >= 3.11, but {} is {}; name another: make PYTHON=python3.12".format(
-            sys.executable, sys.version.split()[0]
-        )
-    )
+from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
 import cuda_include
 
+MIN_PYTHON = (3, 11)
+MIN_TORCH = (2, 11)
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
 
 
@@ -52,6 +46,11 @@ def fingerprint(files: list[Path]) -> str:
 
 
 def main(target: Path) -> None:
+    if sys.version_info < MIN_PYTHON:
+        version = sys.version.split()[0]
+        sys.exit(
+            f"Python >= 3.11 is needed, {sys.executable} is {version}: make PYTHON=python3.12 names another"
+        )
     torch_version = system_cuda_torch()
     base = f"Python {sys.version.split()[0]}, {'torch ' + torch_version if torch_version else 'own torch'}"
     files = requirement_files(bool(torch_version))

@@ -216,15 +216,16 @@ def _check_x(x: object) -> None:
 
 def _samples(x: Tensor, weights: Sequence[Tensor], sketch: Sketch, dtype: torch.dtype) -> bool:
     """Whether a call packs, apart from grad mode: that must not change how much of the RNG is used."""
-    if sketch.is_exact or x.numel() == 0 or torch.is_inference_mode_enabled():
+    if sketch.is_exact or x.numel() == 0 or not any(w.requires_grad for w in weights):
         return False
-    if not any(w.requires_grad for w in weights):
+    compiling = torch.compiler.is_compiling()  # under which inference mode cannot be asked for
+    if not compiling and torch.is_inference_mode_enabled():
         return False
     features = x.shape[-1]
     rows = x.numel() // features
     if sketch.is_worthwhile(rows, features, dtype):
         return True
-    if not torch.compiler.is_compiling():
+    if not compiling:
         warnings.warn(
             f"sketch {sketch} would keep {saved_nbytes(rows, features, dtype, sketch)} of "
             f"{rows * features * dtype.itemsize} bytes of an activation [{rows}, {features}]: it is kept exactly",

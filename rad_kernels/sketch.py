@@ -9,8 +9,6 @@ from fractions import Fraction
 
 import torch
 
-from . import _C
-
 SAMPLINGS = ("rows", "same", "different")
 DRAWS = ("stratified", "with_replacement")
 
@@ -132,16 +130,23 @@ class Sketch:
         return {"keep": self.keep, "sampling": self.sampling, "draw": self.draw, "bits": self.bits}
 
 
+PLANE_ALIGN = 128
+TRAILER_BYTES = 64
+
+
 def saved_nbytes(rows: int, features: int, dtype: torch.dtype, sketch: Sketch | tuple[int, ...]) -> int:
     """Bytes of the one buffer that is kept for a [rows, features] activation.
 
-    The layout function of csrc/core/layout.h itself. ``sketch`` may be its ``spec``; integers may be
-    symbolic.
+    ``sketch`` may be its ``spec``; integers may be symbolic. This is csrc/core/layout.h in a form that
+    torch.compile can trace; a test holds the two together.
 
     Raises:
         TypeError: dtype is not float32, float64, bfloat16 or float16.
     """
     if dtype not in DTYPE_NAMES:
         raise TypeError(f"dtype must be one of {', '.join(DTYPE_NAMES.values())}; got {dtype}")
-    spec = sketch.spec if isinstance(sketch, Sketch) else sketch
-    return _C.saved_nbytes(list(spec), DTYPE_NAMES[dtype], rows, features)
+    num, den, sampling, _ = sketch.spec if isinstance(sketch, Sketch) else sketch
+    sampled = rows if SAMPLINGS[sampling] == "rows" else features
+    kept = (sampled * num + den - 1) // den
+    values = kept * (features if SAMPLINGS[sampling] == "rows" else rows) * dtype.itemsize
+    return (values + PLANE_ALIGN - 1) // PLANE_ALIGN * PLANE_ALIGN + TRAILER_BYTES

@@ -6,10 +6,7 @@
 namespace rad {
 
 // k = ceil(n * num / den): at least 1 and at most n for n >= 1, 0 for n = 0.
-template <class Int>
-RAD_HD Int kept(Int n, int64_t num, int64_t den) {
-  return (n * num + (den - 1)) / den;
-}
+RAD_HD int64_t kept(int64_t n, int64_t num, int64_t den) { return (n * num + den - 1) / den; }
 
 // [0, n) cut into k consecutive strata: the first n % k are one longer than the others.
 struct Strata {

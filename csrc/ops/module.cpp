@@ -11,21 +11,6 @@ namespace py = pybind11;
 
 namespace {
 
-// A Python integer, possibly symbolic, with the arithmetic that the layout function needs.
-struct PyInt {
-  py::object value;
-
-  static PyInt apply(PyObject* (*op)(PyObject*, PyObject*), const PyInt& a, const py::object& b) {
-    PyObject* result = op(a.value.ptr(), b.ptr());
-    if (!result) throw py::error_already_set();
-    return {py::reinterpret_steal<py::object>(result)};
-  }
-};
-PyInt operator*(const PyInt& a, const PyInt& b) { return PyInt::apply(PyNumber_Multiply, a, b.value); }
-PyInt operator*(const PyInt& a, int64_t b) { return PyInt::apply(PyNumber_Multiply, a, py::int_(b)); }
-PyInt operator/(const PyInt& a, int64_t b) { return PyInt::apply(PyNumber_FloorDivide, a, py::int_(b)); }
-PyInt operator+(const PyInt& a, int64_t b) { return PyInt::apply(PyNumber_Add, a, py::int_(b)); }
-
 constexpr const char* kDTypes[] = {"float32", "float64", "bfloat16", "float16"};
 
 rad::DType dtype_named(const std::string& name) {
@@ -35,11 +20,8 @@ rad::DType dtype_named(const std::string& name) {
   throw py::value_error("dtype must be float32, float64, bfloat16 or float16, got " + name);
 }
 
-py::object saved_nbytes(const std::vector<int64_t>& spec, const std::string& dtype, py::object rows,
-                        py::object features) {
-  const auto layout = rad::saved_layout<PyInt>(rad::ops::decode_spec(spec), dtype_named(dtype), {std::move(rows)},
-                                               {std::move(features)});
-  return layout.bytes.value;
+int64_t saved_nbytes(const std::vector<int64_t>& spec, const std::string& dtype, int64_t rows, int64_t features) {
+  return rad::saved_layout(rad::ops::decode_spec(spec), dtype_named(dtype), rows, features).bytes;
 }
 
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
@@ -61,6 +43,6 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cuda_archs") = "";
 #endif
   m.def("saved_nbytes", &saved_nbytes, py::arg("spec"), py::arg("dtype"), py::arg("rows"), py::arg("features"),
-        "Bytes of the buffer that keeps a [rows, features] activation; integers may be symbolic.");
+        "Bytes of the buffer that keeps a [rows, features] activation.");
   m.def("philox4x32", &philox, py::arg("counter"), py::arg("key"), "Philox4x32-10 of one 128-bit counter.");
 }

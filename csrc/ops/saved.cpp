@@ -25,7 +25,7 @@ Saved::Saved(const Tensor& buffer, const SketchSpec& spec, DType dtype, int64_t 
       dtype_(dtype),
       rows_(rows),
       features_(features),
-      layout_(saved_layout<int64_t>(spec, dtype, rows, features)) {
+      layout_(saved_layout(spec, dtype, rows, features)) {
   RAD_CHECK(buffer.scalar_type() == ScalarType::Byte && buffer.is_contiguous() && buffer.numel() == layout_.bytes,
             "saved must be a contiguous uint8 tensor of ", layout_.bytes, " bytes for a matrix of ", rows, " x ",
             features, ", got ", buffer.numel(), " elements");
@@ -33,7 +33,7 @@ Saved::Saved(const Tensor& buffer, const SketchSpec& spec, DType dtype, int64_t 
 
 Saved Saved::create(const Tensor& like, const SketchSpec& spec, DType dtype, int64_t rows, int64_t features,
                     const std::optional<Tensor>& key) {
-  const auto layout = saved_layout<int64_t>(spec, dtype, rows, features);
+  const auto layout = saved_layout(spec, dtype, rows, features);
   Saved saved(scratch(like, layout.bytes), spec, dtype, rows, features);
   place_key(like, &saved.trailer()->key, key);
   return saved;

@@ -18,7 +18,7 @@ class Saved {
   const SketchSpec& spec() const { return spec_; }
   DType dtype() const { return dtype_; }
   int64_t features() const { return features_; }
-  const SavedLayout<int64_t>& layout() const { return layout_; }
+  const SavedLayout& layout() const { return layout_; }
   Trailer* trailer() const { return reinterpret_cast<Trailer*>(static_cast<char*>(data()) + layout_.trailer); }
 
   // Sizes and weights of the sample. Not its indices: the key lies on the device.
@@ -37,7 +37,7 @@ class Saved {
   SketchSpec spec_;
   DType dtype_;
   int64_t rows_, features_;
-  SavedLayout<int64_t> layout_;
+  SavedLayout layout_;
 };
 
 // `key` or a fresh draw into the int64 at `target` on `like`'s device.

@@ -137,10 +137,11 @@ def test_damaged_files(folder, name, change, message):
     [
         lambda c: c[: len(c) // 2],
         lambda c: b"not gzip",
-        lambda c: c[:20] + b"\xff\xff\xff" + c[23:],
+        lambda c: c[:10] + b"\xff" + c[11:],  # the first byte of the deflate stream: no such block type
+        lambda c: c[:-8] + bytes(4) + c[-4:],  # the checksum
         lambda c: b"",
     ],
-    ids=["truncated", "other", "corrupt", "empty"],
+    ids=["truncated", "other", "corrupt", "checksum", "empty"],
 )
 def test_damaged_gzip(folder, arrays, change):
     name = "train-images-idx3-ubyte"

@@ -9,8 +9,10 @@ PYTHON ?= python3
 VENV ?= .venv
 ifdef RAD_NO_INSTALL
 PY := $(PYTHON)
+CLANG_FORMAT := clang-format
 else
 PY := $(VENV)/bin/python
+CLANG_FORMAT := $(VENV)/bin/clang-format
 ENVIRONMENT := $(VENV)/.requirements
 endif
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
@@ -20,8 +22,9 @@ SOURCES = $(shell find csrc -type f) rad_kernels/_version.py
 EXTENSION := build/extension.stamp
 SETTINGS = $(PY) $(RAD_KERNELS_WITH_CUDA) $(RAD_KERNELS_DEBUG) $(TORCH_CUDA_ARCH_LIST) $(CUDA_HOME)
 
-# $(call quietly,COMMAND): its output only if it fails, without the traceback that ninja's failure causes.
-quietly = @echo '$(1)'; log=$$(mktemp); $(1) >$$log 2>&1 || { sed '/^ninja: build stopped/q' $$log; rm $$log; exit 1; }; rm $$log
+# $(call quietly,COMMAND): of its output, only our warnings; if it fails, all but the traceback after ninja's message.
+quietly = @echo '$(1)'; log=$$(mktemp); trap "rm $$log" EXIT; \
+  $(1) >$$log 2>&1 || { sed '/^ninja: build stopped/q' $$log; exit 1; }; grep -E 'csrc/.*warning:' $$log || true
 
 ##@ Use
 
@@ -75,14 +78,14 @@ test: $(ENVIRONMENT)  ## Everything CI runs: lint, build, C++/SIMT tests, CUDA c
 lint: $(ENVIRONMENT)  ## ruff, clang-format and mypy; change nothing
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m clang_format --dry-run -Werror $(CXX_SOURCES)
+	$(CLANG_FORMAT) --dry-run -Werror $(CXX_SOURCES)
 	$(PY) -m mypy
 
 .PHONY: format
 format: $(ENVIRONMENT)  ## Let ruff and clang-format rewrite the sources
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
-	$(PY) -m clang_format -i $(CXX_SOURCES)
+	$(CLANG_FORMAT) -i $(CXX_SOURCES)
 
 .PHONY: pytest
 pytest: build  ## Python tests; ARGS="-k name" selects

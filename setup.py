@@ -197,5 +197,6 @@ def extension(torch: ModuleType):
     return module, BuildExtension
 
 
-module, build_ext = extension(import_torch())
-setup(ext_modules=[module], cmdclass={"build_ext": build_ext})
+if __name__ == "__main__":
+    module, build_ext = extension(import_torch())
+    setup(ext_modules=[module], cmdclass={"build_ext": build_ext})

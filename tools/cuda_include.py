@@ -4,6 +4,8 @@ Looks at CUDA_HOME, CUDA_PATH, /usr/local/cuda, the toolkit of nvcc on PATH, the
 Python sees. Exit status 1 and a hint when there are none.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import shutil

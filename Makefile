@@ -99,7 +99,7 @@ simt: $(ENVIRONMENT)  ## C++ tests: every kernel executed on the host, with race
 
 .PHONY: archs
 archs:  ## Compile the kernels for every architecture: registers, spills and shared memory; fails on a spill
-	$(MAKE) --no-print-directory -f tools/archs.mk -j$(JOBS) PYTHON=$(PY) $(if $(ARCHS),ARCHS="$(ARCHS)")
+	$(MAKE) --no-print-directory -f tools/archs.mk -j$(JOBS) PYTHON=$(PYTHON) $(if $(ARCHS),ARCHS="$(ARCHS)")
 
 .PHONY: cross
 cross: $(ENVIRONMENT)  ## Build the CUDA backend even if torch is CPU-only, link it and import it

@@ -88,15 +88,17 @@ struct GatherArgs {
   void* out;  // [count, source.cols], contiguous
 };
 
-// Columns back to their places: out[:, index[j]] = sum of packed[:, j] over equal indices, the rest zero.
+// Columns back to their places: out[:, index[j]] = sum over equal indices of scale_j * packed[:, j], the rest
+// zero. scale_j is scale[0] for j < split and scale[1] from there on; equal indices are neighbours.
 struct ScatterArgs {
   Exec exec;
   DType dtype;
   int64_t rows, count, cols;
   const void* packed;    // [rows, count], contiguous
-  const int64_t* index;  // [count], ascending, below cols
-  void* out;             // [rows, cols], row stride out_stride, columns contiguous
-  int64_t out_stride;
+  const int64_t* index;  // [count], below cols
+  int64_t split;
+  double scale[2];
+  void* out;  // [rows, cols], contiguous
 };
 
 // The fused product of `different`: dW[o, f] = sum_r dy[r, o] * sum_{j: index(r, j) = f} weight_j * x[r, f].

@@ -99,30 +99,37 @@ Tensor rows_wgrad(const Matrix& dy, const Saved& saved) {
   return widen ? torch::stable::to(dw, scalar_type_of(dtype)) : dw;
 }
 
-// dW[:, index] = dy^T @ stored with each column's weight in the product's alpha, a block of outputs at a time.
+// dW[:, index] = dy^T @ stored, a block of outputs at a time. 16-bit products carry their weight in alpha, so
+// that they are rounded once; wider ones take it while they are scattered and need no second product.
 Tensor same_wgrad(const Tensor& dy, const Saved& saved) {
   const DType dtype = saved.dtype();
   const int64_t outputs = dy.size(dy.dim() - 1), k = saved.layout().stored_cols;
-  const Tensor matrix = torch::stable::reshape(dy, {-1, outputs}), dy_t = transposed(matrix);
+  const Tensor matrix = torch::stable::reshape(dy, {-1, outputs});
+  Tensor dy_t = transposed(matrix);
   const Tensor index = saved.sample();
   Tensor dw = empty_like_device(dy, {outputs, saved.features()}, scalar_type_of(dtype));
   const int64_t block = dy.is_cuda() ? outputs : std::max<int64_t>(kProductBytes / (k * item_size(dtype)), 1);
   Tensor product = empty_like_device(dy, {std::min(block, outputs), k}, scalar_type_of(dtype));
-  const auto segments = segments_of(saved.sampler(), k);
+  auto segments = segments_of(saved.sampler(), k);
+  ScatterArgs place{{}, dtype, 0, k, saved.features(), nullptr, index.const_data_ptr<int64_t>(), k, {1, 1}, nullptr};
+  if (item_size(dtype) > 2) {
+    place.split = segments.front().end;
+    place.scale[0] = segments.front().weight, place.scale[1] = segments.back().weight;
+    segments = {{0, k, 1.0}};
+  }
   const Execution run(dy);
+  place.exec = run.exec();
   for (int64_t o = 0; o < outputs; o += block) {
-    const int64_t count = std::min(block, outputs - o);
-    const Tensor part_dy = torch::stable::narrow(const_cast<Tensor&>(dy_t), 0, o, count);
-    Tensor part = torch::stable::narrow(product, 0, 0, count);
+    place.rows = std::min(block, outputs - o);
+    const Tensor part_dy = torch::stable::narrow(dy_t, 0, o, place.rows);
+    Tensor part = torch::stable::narrow(product, 0, 0, place.rows);
     for (const Segment& columns : segments) {
       Tensor target = torch::stable::narrow(part, 1, columns.begin, columns.end - columns.begin);
       addmm(target, part_dy, saved.columns(columns.begin, columns.end), 0.0, columns.weight);
     }
-    auto* out = static_cast<char*>(dw.mutable_data_ptr()) + o * saved.features() * item_size(dtype);
-    check_status(dy,
-                 backend_of(dy).scatter({run.exec(), dtype, count, k, saved.features(), part.const_data_ptr(),
-                                         index.const_data_ptr<int64_t>(), out, saved.features()}),
-                 "scatter");
+    place.packed = part.const_data_ptr();
+    place.out = static_cast<char*>(dw.mutable_data_ptr()) + o * saved.features() * item_size(dtype);
+    check_status(dy, backend_of(dy).scatter(place), "scatter");
   }
   return dw;
 }

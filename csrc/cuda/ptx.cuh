@@ -1,6 +1,6 @@
-// The only file with inline asm, and the only one that knows the host harness (docs/simt.md): launches, shared
-// memory, asynchronous copies, matrix instructions. Every wrapper has a device and a host branch, and a test
-// of its own (tests/cpp/test_ptx_*.cu). Host branches exist only under SIMT_HOST.
+// The only file with inline asm, and the only one that knows the host harness (docs/simt.md): launches,
+// shared memory, asynchronous copies, matrix instructions. Every wrapper has a device and a host branch, and
+// a test of its own (tests/cpp/test_ptx_*.cu). Host branches exist only under SIMT_HOST.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -42,7 +42,8 @@ struct identity {
   using type = T;
 };
 
-// ---- launch -------------------------------------------------------------------------------------------------
+// ---- launch
+// -------------------------------------------------------------------------------------------------
 
 constexpr size_t kDefaultSharedLimit = 48 << 10;  // beyond it a kernel must ask
 
@@ -56,8 +57,9 @@ struct LaunchConfig {
 template <class... P, class... A>
 int launch(void (*kernel)(P...), const LaunchConfig& c, A&&... args) {
   if (c.smem > kDefaultSharedLimit) {
-    const cudaError_t status = cudaFuncSetAttribute(
-        reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(c.smem));
+    const cudaError_t status =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(c.smem));
     if (status != cudaSuccess) return status;
   }
   cudaLaunchConfig_t config{};
@@ -78,9 +80,11 @@ int launch(void (*kernel)(P...), const LaunchConfig& c, A&&... args) {
 }
 #endif
 
-// ---- shared memory --------------------------------------------------------------------------------------------
+// ---- shared memory
+// --------------------------------------------------------------------------------------------
 
-// CUDA_SHARED(float[32], sums); declares a static shared array, dyn_smem<T>() is the dynamic one (1024-aligned).
+// CUDA_SHARED(float[32], sums); declares a static shared array, dyn_smem<T>() is the dynamic one
+// (1024-aligned).
 #ifdef __CUDACC__
 #define CUDA_SHARED(T, name) __shared__ typename ::rad::cuda::identity<T>::type name
 template <class T>
@@ -91,11 +95,12 @@ RAD_DEVICE T* dyn_smem() {
 RAD_DEVICE uint32_t smem_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 #else
 // Each expansion has a tag of its own, so each place in the source is one array per block.
-#define CUDA_SHARED(T, name)                                                                              \
-  auto& name = *[]() -> typename ::rad::cuda::identity<T>::type* {                                        \
-    using Shared = typename ::rad::cuda::identity<T>::type;                                               \
-    static char tag;                                                                                      \
-    return static_cast<Shared*>(simt::static_shared(&tag, sizeof(Shared), alignof(Shared) < 16 ? 16 : alignof(Shared))); \
+#define CUDA_SHARED(T, name)                                                                     \
+  auto& name = *[]() -> typename ::rad::cuda::identity<T>::type* {                               \
+    using Shared = typename ::rad::cuda::identity<T>::type;                                      \
+    static char tag;                                                                             \
+    return static_cast<Shared*>(                                                                 \
+        simt::static_shared(&tag, sizeof(Shared), alignof(Shared) < 16 ? 16 : alignof(Shared))); \
   }()
 template <class T>
 T* dyn_smem() {
@@ -104,12 +109,14 @@ T* dyn_smem() {
 inline uint32_t smem_address(const void* p) { return simt::shared_address(p); }
 #endif
 
-// ---- cp.async (sm_80) -------------------------------------------------------------------------------------------
+// ---- cp.async (sm_80)
+// -------------------------------------------------------------------------------------------
 
 // 16 bytes from global to shared memory; zeros where !valid (src is then not read).
 RAD_DEVICE void cp_async16(void* dst, const void* src, bool valid = true RAD_SITE) {
 #ifdef __CUDA_ARCH__
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(dst)), "l"(src), "r"(valid ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(dst)), "l"(src),
+               "r"(valid ? 16 : 0)
                : "memory");
 #elif defined(SIMT_HOST)
   simt::cp_async(dst, src, 16, valid ? 16 : 0, RAD_HERE);
@@ -134,13 +141,15 @@ RAD_DEVICE void cp_async_wait() {
 // Arrives on the mbarrier (counting as one expected arrival) when this thread's copies so far have landed.
 RAD_DEVICE void cp_async_mbarrier_arrive(uint64_t* barrier RAD_SITE) {
 #ifdef __CUDA_ARCH__
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(smem_address(barrier)) : "memory");
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(smem_address(barrier))
+               : "memory");
 #elif defined(SIMT_HOST)
   simt::cp_async_mbarrier_arrive(barrier, RAD_HERE);
 #endif
 }
 
-// ---- ldmatrix, mma (sm_80) ----------------------------------------------------------------------------------------
+// ---- ldmatrix, mma (sm_80)
+// ----------------------------------------------------------------------------------------
 
 // Count 8x8 matrices of 16-bit items; lane 8 m + i passes the address of row i of matrix m.
 template <int Count, bool Transposed>
@@ -159,7 +168,10 @@ RAD_DEVICE void ldmatrix(uint32_t (&r)[Count], const void* row RAD_SITE) {
                  : "r"(address)
                  : "memory");
   if constexpr (Count == 2 && !Transposed)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1])
+                 : "r"(address)
+                 : "memory");
   if constexpr (Count == 2 && Transposed)
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
                  : "=r"(r[0]), "=r"(r[1])
@@ -176,11 +188,11 @@ RAD_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32
                              const float (&c)[4] RAD_SITE) {
   static_assert(kIsHalf<T>);
 #ifdef __CUDA_ARCH__
-#define RAD_MMA(type)                                                                                     \
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                     \
-               ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"                           \
-               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                           \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]),  \
+#define RAD_MMA(type)                                                                                    \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                                    \
+               ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"                          \
+               : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                          \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), \
                  "f"(c[2]), "f"(c[3]))
   if constexpr (std::is_same_v<T, bf16>)
     RAD_MMA("bf16");
@@ -192,7 +204,8 @@ RAD_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32
 #endif
 }
 
-// ---- named barriers, mbarrier, TMA (sm_90) --------------------------------------------------------------------
+// ---- named barriers, mbarrier, TMA (sm_90)
+// --------------------------------------------------------------------
 
 RAD_DEVICE void named_barrier_sync(int id, int threads RAD_SITE) {
 #ifdef __CUDA_ARCH__
@@ -211,7 +224,8 @@ RAD_DEVICE void named_barrier_arrive(int id, int threads RAD_SITE) {
 
 RAD_DEVICE void mbarrier_init(uint64_t* barrier, int arrivals RAD_SITE) {
 #ifdef __CUDA_ARCH__
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_address(barrier)), "r"(arrivals) : "memory");
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(smem_address(barrier)), "r"(arrivals)
+               : "memory");
 #elif defined(SIMT_HOST)
   simt::mbarrier_init(barrier, arrivals, RAD_HERE);
 #endif
@@ -232,7 +246,8 @@ RAD_DEVICE void mbarrier_arrive(uint64_t* barrier RAD_SITE) {
 // Arrives once and announces the bytes that asynchronous copies will bring in this phase.
 RAD_DEVICE void mbarrier_arrive_expect(uint64_t* barrier, int bytes RAD_SITE) {
 #ifdef __CUDA_ARCH__
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_address(barrier)), "r"(bytes)
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_address(barrier)),
+               "r"(bytes)
                : "memory");
 #elif defined(SIMT_HOST)
   simt::mbarrier_arrive(barrier, bytes, RAD_HERE);
@@ -258,8 +273,8 @@ RAD_DEVICE void mbarrier_wait(uint64_t* barrier, int parity RAD_SITE) {
 RAD_DEVICE void tma_load_2d(void* dst, const TensorMap* map, int x, int y, uint64_t* barrier RAD_SITE) {
 #ifdef __CUDA_ARCH__
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2,%3}], [%4];" ::"r"(
-          smem_address(dst)),
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2,%3}], "
+      "[%4];" ::"r"(smem_address(dst)),
       "l"(map), "r"(x), "r"(y), "r"(smem_address(barrier))
       : "memory");
 #elif defined(SIMT_HOST)
@@ -269,10 +284,11 @@ RAD_DEVICE void tma_load_2d(void* dst, const TensorMap* map, int x, int y, uint6
 // A contiguous copy; addresses and bytes are multiples of 16.
 RAD_DEVICE void bulk_load(void* dst, const void* src, int bytes, uint64_t* barrier RAD_SITE) {
 #ifdef __CUDA_ARCH__
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   smem_address(dst)),
-               "l"(src), "r"(bytes), "r"(smem_address(barrier))
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+          smem_address(dst)),
+      "l"(src), "r"(bytes), "r"(smem_address(barrier))
+      : "memory");
 #elif defined(SIMT_HOST)
   simt::bulk_load(dst, src, bytes, barrier, RAD_HERE);
 #endif
@@ -286,12 +302,15 @@ RAD_DEVICE void fence_proxy_async() {
 #endif
 }
 
-// ---- wgmma (sm_90a) -----------------------------------------------------------------------------------------
+// ---- wgmma (sm_90a)
+// -----------------------------------------------------------------------------------------
 
-// Operand whose rows hold 64 consecutive k of 16 bits under the 128-byte swizzle, 8-row groups 1024 bytes apart.
+// Operand whose rows hold 64 consecutive k of 16 bits under the 128-byte swizzle, 8-row groups 1024 bytes
+// apart.
 RAD_DEVICE uint64_t wgmma_operand_k128(const void* p) {
   constexpr uint64_t kLeading = 1, kStride = 1024 >> 4, kSwizzle128 = 1;
-  return static_cast<uint64_t>(smem_address(p) >> 4 & 0x3FFF) | kLeading << 16 | kStride << 32 | kSwizzle128 << 62;
+  return static_cast<uint64_t>(smem_address(p) >> 4 & 0x3FFF) | kLeading << 16 | kStride << 32 |
+         kSwizzle128 << 62;
 }
 RAD_DEVICE void wgmma_fence(RAD_SITE_FIRST) {
 #ifdef __CUDA_ARCH__
@@ -321,16 +340,16 @@ RAD_DEVICE void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint64_t b, bool acc
   static_assert(kIsHalf<T>);
 #ifdef __CUDA_ARCH__
 #define RAD_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define RAD_WGMMA(type)                                                                                    \
-  asm volatile(                                                                                            \
-      "{\n"                                                                                                \
-      ".reg .pred p;\n"                                                                                    \
-      "setp.ne.b32 p, %34, 0;\n"                                                                           \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                          \
-      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"           \
-      "%24,%25,%26,%27,%28,%29,%30,%31}, %32, %33, p, 1, 1, 0, 0;\n"                                       \
-      "}"                                                                                                  \
-      : RAD_D4(0), RAD_D4(4), RAD_D4(8), RAD_D4(12), RAD_D4(16), RAD_D4(20), RAD_D4(24), RAD_D4(28)        \
+#define RAD_WGMMA(type)                                                                             \
+  asm volatile(                                                                                     \
+      "{\n"                                                                                         \
+      ".reg .pred p;\n"                                                                             \
+      "setp.ne.b32 p, %34, 0;\n"                                                                    \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                   \
+      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"    \
+      "%24,%25,%26,%27,%28,%29,%30,%31}, %32, %33, p, 1, 1, 0, 0;\n"                                \
+      "}"                                                                                           \
+      : RAD_D4(0), RAD_D4(4), RAD_D4(8), RAD_D4(12), RAD_D4(16), RAD_D4(20), RAD_D4(24), RAD_D4(28) \
       : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)))
   if constexpr (std::is_same_v<T, bf16>)
     RAD_WGMMA("bf16");

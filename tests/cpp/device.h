@@ -22,9 +22,12 @@ inline void* allocate(size_t bytes) {
   return p;
 }
 inline void release(void* p) { cudaFree(p); }
-inline void upload(void* dst, const void* src, size_t bytes) { cudaMemcpy(dst, src, bytes, cudaMemcpyHostToDevice); }
+inline void upload(void* dst, const void* src, size_t bytes) {
+  cudaMemcpy(dst, src, bytes, cudaMemcpyHostToDevice);
+}
 inline void download(void* dst, const void* src, size_t bytes) {
-  const cudaError_t status = cudaMemcpy(dst, src, bytes, cudaMemcpyDeviceToHost);  // waits for the kernels before it
+  const cudaError_t status =
+      cudaMemcpy(dst, src, bytes, cudaMemcpyDeviceToHost);  // waits for the kernels before it
   if (status != cudaSuccess) throw Failure(cudaGetErrorString(status));
 }
 #else
@@ -43,7 +46,8 @@ inline void download(void* dst, const void* src, size_t bytes) {
 template <class T>
 class Device {
  public:
-  explicit Device(size_t count, size_t shift = 0) : count_(count), shift_(shift), base_(static_cast<T*>(allocate((count + shift) * sizeof(T)))) {}
+  explicit Device(size_t count, size_t shift = 0)
+      : count_(count), shift_(shift), base_(static_cast<T*>(allocate((count + shift) * sizeof(T)))) {}
   explicit Device(const std::vector<T>& values, size_t shift = 0) : Device(values.size(), shift) {
     upload(data(), values.data(), count_ * sizeof(T));
   }

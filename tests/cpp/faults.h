@@ -24,7 +24,8 @@ void expect_caught(const Run& run, const std::string& words, const std::string& 
   if (!healthy.empty()) throw Failure("false alarm: " + healthy);
   const std::string broken = problems([&] { run(std::true_type{}); });
   if (broken.find(words) == std::string::npos) throw Failure("not reported as '" + words + "': " + broken);
-  if (broken.find(line_of) == std::string::npos) throw Failure("no source line of " + line_of + ": " + broken);
+  if (broken.find(line_of) == std::string::npos)
+    throw Failure("no source line of " + line_of + ": " + broken);
 }
 
 }  // namespace testing

@@ -29,7 +29,8 @@ struct Arguments {
 void configure(const Arguments&) {}
 std::vector<std::string> reports() {
   const cudaError_t status = cudaDeviceSynchronize();
-  return status == cudaSuccess ? std::vector<std::string>{} : std::vector<std::string>{cudaGetErrorString(status)};
+  return status == cudaSuccess ? std::vector<std::string>{}
+                               : std::vector<std::string>{cudaGetErrorString(status)};
 }
 #else
 void configure(const Arguments& arguments) {

@@ -33,7 +33,8 @@ void interleave(Switch with) {
   use = with;
   trace.clear();
   std::vector<char> stacks[2]{std::vector<char>(64 << 10), std::vector<char>(64 << 10)};
-  for (int i = 0; i < 2; ++i) fibre[i] = use.make(stacks[i].data(), stacks[i].data() + stacks[i].size(), body);
+  for (int i = 0; i < 2; ++i)
+    fibre[i] = use.make(stacks[i].data(), stacks[i].data() + stacks[i].size(), body);
   for (int step = 0; step < 3; ++step)
     for (int i = 0; i < 2; ++i) use.change(&host, fibre[i]);
   EXPECT_SAME(trace, (std::vector<int>{10, 30, 11, 31, 12, 32}));

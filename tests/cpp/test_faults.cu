@@ -19,7 +19,8 @@ __global__ void missing_syncthreads(int* y) {
 
 TEST(fault_missing_syncthreads) {
   Device<int> y(128);
-  EXPECT_CAUGHT("RACE", [&](auto broken) { launch(missing_syncthreads<broken>, {dim3(1), dim3(128)}, y.data()); });
+  EXPECT_CAUGHT("RACE",
+                [&](auto broken) { launch(missing_syncthreads<broken>, {dim3(1), dim3(128)}, y.data()); });
 }
 
 template <bool Broken>
@@ -35,7 +36,8 @@ __global__ void buffer_reused_too_early(int* y) {
 
 TEST(fault_buffer_reused_too_early) {
   Device<int> y(192);
-  EXPECT_CAUGHT("RACE", [&](auto broken) { launch(buffer_reused_too_early<broken>, {dim3(1), dim3(64)}, y.data()); });
+  EXPECT_CAUGHT("RACE",
+                [&](auto broken) { launch(buffer_reused_too_early<broken>, {dim3(1), dim3(64)}, y.data()); });
 }
 
 template <bool Broken>
@@ -44,7 +46,8 @@ __global__ void divergent_barrier() {
 }
 
 TEST(fault_divergent_barrier) {
-  EXPECT_CAUGHT("__syncthreads", [&](auto broken) { launch(divergent_barrier<broken>, {dim3(1), dim3(64)}); });
+  EXPECT_CAUGHT("__syncthreads",
+                [&](auto broken) { launch(divergent_barrier<broken>, {dim3(1), dim3(64)}); });
 }
 
 template <bool Broken>
@@ -70,10 +73,12 @@ __global__ void barrier_count_differs(int* y) {
 
 TEST(fault_barrier_count_differs) {
   Device<int> y(64);
-  EXPECT_CAUGHT("__syncthreads", [&](auto broken) { launch(barrier_count_differs<broken>, {dim3(1), dim3(64)}, y.data()); });
+  EXPECT_CAUGHT("__syncthreads",
+                [&](auto broken) { launch(barrier_count_differs<broken>, {dim3(1), dim3(64)}, y.data()); });
 }
 
-// ---- warps --------------------------------------------------------------------------------------------------
+// ---- warps
+// --------------------------------------------------------------------------------------------------
 
 template <bool Broken>
 __global__ void missing_syncwarp(int* y) {
@@ -85,7 +90,8 @@ __global__ void missing_syncwarp(int* y) {
 
 TEST(fault_missing_syncwarp) {
   Device<int> y(32);
-  EXPECT_CAUGHT("RACE", [&](auto broken) { launch(missing_syncwarp<broken>, {dim3(1), dim3(32)}, y.data()); });
+  EXPECT_CAUGHT("RACE",
+                [&](auto broken) { launch(missing_syncwarp<broken>, {dim3(1), dim3(32)}, y.data()); });
 }
 
 template <bool Broken>
@@ -101,7 +107,9 @@ __global__ void shuffle_does_not_order_memory(int* y) {
 
 TEST(fault_shuffle_taken_for_a_barrier) {
   Device<int> y(32);
-  EXPECT_CAUGHT("RACE", [&](auto broken) { launch(shuffle_does_not_order_memory<broken>, {dim3(1), dim3(32)}, y.data()); });
+  EXPECT_CAUGHT("RACE", [&](auto broken) {
+    launch(shuffle_does_not_order_memory<broken>, {dim3(1), dim3(32)}, y.data());
+  });
 }
 
 template <bool Broken>
@@ -111,7 +119,8 @@ __global__ void wrong_shuffle_mask(int* y) {
 
 TEST(fault_wrong_shuffle_mask) {
   Device<int> y(32);
-  EXPECT_CAUGHT("not in its own mask", [&](auto broken) { launch(wrong_shuffle_mask<broken>, {dim3(1), dim3(32)}, y.data()); });
+  EXPECT_CAUGHT("not in its own mask",
+                [&](auto broken) { launch(wrong_shuffle_mask<broken>, {dim3(1), dim3(32)}, y.data()); });
 }
 
 template <bool Broken>
@@ -125,10 +134,13 @@ __global__ void lanes_in_two_collectives(unsigned* y) {
 
 TEST(fault_lanes_in_two_collectives) {
   Device<unsigned> y(32);
-  EXPECT_CAUGHT("DEADLOCK", [&](auto broken) { launch(lanes_in_two_collectives<broken>, {dim3(1), dim3(32)}, y.data()); });
+  EXPECT_CAUGHT("DEADLOCK", [&](auto broken) {
+    launch(lanes_in_two_collectives<broken>, {dim3(1), dim3(32)}, y.data());
+  });
 }
 
-// ---- indexing and initialisation -----------------------------------------------------------------------------
+// ---- indexing and initialisation
+// -----------------------------------------------------------------------------
 
 template <bool Broken>
 __global__ void tail_store(int* y, int n) {
@@ -138,7 +150,8 @@ __global__ void tail_store(int* y, int n) {
 
 TEST(fault_store_one_past_the_end) {
   Device<int> y(100);
-  EXPECT_CAUGHT("OUT OF BOUNDS write", [&](auto broken) { launch(tail_store<broken>, {dim3(4), dim3(32)}, y.data(), 100); });
+  EXPECT_CAUGHT("OUT OF BOUNDS write",
+                [&](auto broken) { launch(tail_store<broken>, {dim3(4), dim3(32)}, y.data(), 100); });
 }
 
 template <bool Broken>
@@ -149,7 +162,8 @@ __global__ void tail_load(const int* x, int* y, int n) {
 
 TEST(fault_load_past_the_end) {
   Device<int> x(std::vector<int>(20, 1)), y(32);
-  EXPECT_CAUGHT("OUT OF BOUNDS read", [&](auto broken) { launch(tail_load<broken>, {dim3(1), dim3(32)}, x.data(), y.data(), 20); });
+  EXPECT_CAUGHT("OUT OF BOUNDS read",
+                [&](auto broken) { launch(tail_load<broken>, {dim3(1), dim3(32)}, x.data(), y.data(), 20); });
 }
 
 template <bool Broken>
@@ -163,7 +177,9 @@ __global__ void vector_store_over_the_tail(int* y, int n) {
 
 TEST(fault_vector_store_over_the_tail) {
   Device<int> y(30);
-  EXPECT_CAUGHT("OUT OF BOUNDS write", [&](auto broken) { launch(vector_store_over_the_tail<broken>, {dim3(1), dim3(32)}, y.data(), 30); });
+  EXPECT_CAUGHT("OUT OF BOUNDS write", [&](auto broken) {
+    launch(vector_store_over_the_tail<broken>, {dim3(1), dim3(32)}, y.data(), 30);
+  });
 }
 
 template <bool Broken>
@@ -173,7 +189,8 @@ __global__ void vector_store(int* y) {
 
 TEST(fault_misaligned_vector_store) {
   Device<int> y(132);
-  EXPECT_CAUGHT("MISALIGNED", [&](auto broken) { launch(vector_store<broken>, {dim3(1), dim3(32)}, y.data()); });
+  EXPECT_CAUGHT("MISALIGNED",
+                [&](auto broken) { launch(vector_store<broken>, {dim3(1), dim3(32)}, y.data()); });
 }
 
 template <bool Broken>
@@ -185,7 +202,8 @@ __global__ void shared_index(int* y) {
 
 TEST(fault_shared_index_past_the_end) {
   Device<int> y(32);
-  EXPECT_CAUGHT("OUT OF BOUNDS", [&](auto broken) { launch(shared_index<broken>, {dim3(1), dim3(32)}, y.data()); });
+  EXPECT_CAUGHT("OUT OF BOUNDS",
+                [&](auto broken) { launch(shared_index<broken>, {dim3(1), dim3(32)}, y.data()); });
 }
 
 template <bool Broken>
@@ -197,7 +215,9 @@ __global__ void dynamic_shared_index(int* y) {
 
 TEST(fault_dynamic_shared_too_small) {
   Device<int> y(32);
-  EXPECT_CAUGHT("OUT OF BOUNDS", [&](auto broken) { launch(dynamic_shared_index<broken>, {dim3(1), dim3(32), 128}, y.data()); });
+  EXPECT_CAUGHT("OUT OF BOUNDS", [&](auto broken) {
+    launch(dynamic_shared_index<broken>, {dim3(1), dim3(32), 128}, y.data());
+  });
 }
 
 template <bool Broken>
@@ -210,7 +230,8 @@ __global__ void uninitialised_shared(int* y) {
 
 TEST(fault_uninitialised_shared_read) {
   Device<int> y(64);
-  EXPECT_CAUGHT("UNINITIALISED read", [&](auto broken) { launch(uninitialised_shared<broken>, {dim3(1), dim3(64)}, y.data()); });
+  EXPECT_CAUGHT("UNINITIALISED read",
+                [&](auto broken) { launch(uninitialised_shared<broken>, {dim3(1), dim3(64)}, y.data()); });
 }
 
 template <bool Broken>
@@ -221,10 +242,13 @@ __global__ void host_pointer(int* device, int* host) {
 TEST(fault_host_pointer) {
   Device<int> y(32);
   std::vector<int> host(32);
-  EXPECT_CAUGHT("HOST pointer", [&](auto broken) { launch(host_pointer<broken>, {dim3(1), dim3(32)}, y.data(), host.data()); });
+  EXPECT_CAUGHT("HOST pointer", [&](auto broken) {
+    launch(host_pointer<broken>, {dim3(1), dim3(32)}, y.data(), host.data());
+  });
 }
 
-// ---- between blocks ----------------------------------------------------------------------------------------
+// ---- between blocks
+// ----------------------------------------------------------------------------------------
 
 template <bool Broken>
 __global__ void sum_of_blocks(int* sum) {
@@ -259,13 +283,15 @@ TEST(fault_hand_over_without_fence) {
   });
 }
 
-// ---- launches ----------------------------------------------------------------------------------------------
+// ---- launches
+// ----------------------------------------------------------------------------------------------
 
 __global__ void nothing() {}
 
 TEST(fault_bad_launch_configuration) {
-  for (const LaunchConfig& bad : {LaunchConfig{dim3(0), dim3(32)}, LaunchConfig{dim3(1, 65536), dim3(32)},
-                                  LaunchConfig{dim3(1), dim3(1025)}, LaunchConfig{dim3(1), dim3(32), 228 << 10}}) {
+  for (const LaunchConfig& bad :
+       {LaunchConfig{dim3(0), dim3(32)}, LaunchConfig{dim3(1, 65536), dim3(32)},
+        LaunchConfig{dim3(1), dim3(1025)}, LaunchConfig{dim3(1), dim3(32), 228 << 10}}) {
     const auto text = testing::problems([&] { launch(nothing, bad); });
     EXPECT(text.find("bad launch configuration") != std::string::npos, text);
   }

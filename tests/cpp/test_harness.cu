@@ -38,7 +38,8 @@ TEST(warp_votes) {
   for (int lane = 0; lane < 32; lane += 3) thirds |= 1u << lane;
   for (unsigned lane = 0; lane < 32; ++lane) {
     const std::vector<unsigned> expected{thirds, 1, 0, 1, 0, 0x11111111u << lane % 4};
-    EXPECT_SAME(std::vector<unsigned>(got.begin() + lane * 6, got.begin() + lane * 6 + 6), expected, "lane ", lane);
+    EXPECT_SAME(std::vector<unsigned>(got.begin() + lane * 6, got.begin() + lane * 6 + 6), expected, "lane ",
+                lane);
   }
 }
 
@@ -56,13 +57,17 @@ TEST(warp_shuffles) {
   launch(shuffles, {dim3(1), dim3(32)}, out.data());
   const auto got = out.get();
   for (int lane = 0; lane < 32; ++lane) {
-    const std::vector<int> expected{103, 100 + (lane < 2 ? lane : lane - 2), 100 + (lane + 5 > 31 ? lane : lane + 5),
-                                    100 + (lane ^ 9), 100 + lane / 8 * 8 + (lane + 1) % 8};
-    EXPECT_SAME(std::vector<int>(got.begin() + lane * 5, got.begin() + lane * 5 + 5), expected, "lane ", lane);
+    const std::vector<int> expected{103, 100 + (lane < 2 ? lane : lane - 2),
+                                    100 + (lane + 5 > 31 ? lane : lane + 5), 100 + (lane ^ 9),
+                                    100 + lane / 8 * 8 + (lane + 1) % 8};
+    EXPECT_SAME(std::vector<int>(got.begin() + lane * 5, got.begin() + lane * 5 + 5), expected, "lane ",
+                lane);
   }
 }
 
-__global__ void double_shuffle(double* out) { out[threadIdx.x] = __shfl_xor_sync(~0u, threadIdx.x + 0.25, 1); }
+__global__ void double_shuffle(double* out) {
+  out[threadIdx.x] = __shfl_xor_sync(~0u, threadIdx.x + 0.25, 1);
+}
 
 TEST(warp_shuffle_of_doubles) {
   Device<double> out(32);
@@ -104,7 +109,8 @@ TEST(partial_warp_ballot) {
   EXPECT(out.get()[0] == -1 && out.get()[39] == 0xFF);
 }
 
-// ---- block barriers ---------------------------------------------------------------------------------------------
+// ---- block barriers
+// ---------------------------------------------------------------------------------------------
 
 __global__ void reverse_block(const int* x, int* y) {
   CUDA_SHARED(int[256], tile);
@@ -187,13 +193,15 @@ TEST(named_barriers) {
   for (int i = 0; i < 128; ++i) EXPECT(got[static_cast<size_t>(i)] == i / 32 * 100 + 31 - i % 32);
 }
 
-// ---- atomics, blocks, launches --------------------------------------------------------------------------------
+// ---- atomics, blocks, launches
+// --------------------------------------------------------------------------------
 
 __global__ void histogram(const int* x, int* h, int n) {
   CUDA_SHARED(int[16], part);
   if (threadIdx.x < 16) part[threadIdx.x] = 0;
   __syncthreads();
-  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) atomicAdd(&part[x[i] & 15], 1);
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
+    atomicAdd(&part[x[i] & 15], 1);
   __syncthreads();
   if (threadIdx.x < 16) atomicAdd(&h[threadIdx.x], part[threadIdx.x]);
 }
@@ -244,7 +252,8 @@ TEST(three_dimensional_launch) {
   for (int i = 0; i < 24 * 12; ++i) EXPECT(got[static_cast<size_t>(i)] == i / 12 * 1000 + i % 12);
 }
 
-__global__ void early_exit(int* out) {  // legal: what follows is no barrier, and the ballot names the lanes left
+__global__ void early_exit(
+    int* out) {  // legal: what follows is no barrier, and the ballot names the lanes left
   if (threadIdx.x >= 40) return;
   out[threadIdx.x] = static_cast<int>(__ballot_sync(threadIdx.x < 32 ? ~0u : 0xFFu, 1));
 }

@@ -14,7 +14,8 @@ std::vector<uint16_t> numbered(size_t n) {
   return v;
 }
 
-__global__ void copy_tiles(const uint4* x, uint4* y, int n) {  // two tiles in flight, the tail filled with zeros
+__global__ void copy_tiles(const uint4* x, uint4* y,
+                           int n) {  // two tiles in flight, the tail filled with zeros
   CUDA_SHARED(uint4[2][64], tile);
   const int t = static_cast<int>(threadIdx.x);
   for (int i = 0; i < 2; ++i) {
@@ -33,7 +34,8 @@ TEST(ptx_cp_async) {
   const int n = 100;
   const auto x = numbered(n * 8);
   Device<uint16_t> dx(x), dy(128 * 8);
-  launch(copy_tiles, {dim3(1), dim3(64)}, reinterpret_cast<const uint4*>(dx.data()), reinterpret_cast<uint4*>(dy.data()), n);
+  launch(copy_tiles, {dim3(1), dim3(64)}, reinterpret_cast<const uint4*>(dx.data()),
+         reinterpret_cast<uint4*>(dy.data()), n);
   std::vector<uint16_t> expected(128 * 8, 0);
   for (size_t i = 0; i < 128; ++i)
     for (size_t e = 0; e < 8; ++e) {
@@ -43,7 +45,8 @@ TEST(ptx_cp_async) {
   EXPECT_SAME(dy.get(), expected);
 }
 
-__global__ void copy_through_mbarrier(const uint4* x, uint4* y) {  // warp 1 copies, warp 0 waits for all its lanes
+__global__ void copy_through_mbarrier(const uint4* x,
+                                      uint4* y) {  // warp 1 copies, warp 0 waits for all its lanes
   CUDA_SHARED(uint4[32], tile);
   CUDA_SHARED(uint64_t, landed);
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -61,7 +64,8 @@ __global__ void copy_through_mbarrier(const uint4* x, uint4* y) {  // warp 1 cop
 TEST(ptx_cp_async_mbarrier_arrive) {
   const auto x = numbered(256);
   Device<uint16_t> dx(x), dy(256);
-  launch(copy_through_mbarrier, {dim3(1), dim3(64)}, reinterpret_cast<const uint4*>(dx.data()), reinterpret_cast<uint4*>(dy.data()));
+  launch(copy_through_mbarrier, {dim3(1), dim3(64)}, reinterpret_cast<const uint4*>(dx.data()),
+         reinterpret_cast<uint4*>(dy.data()));
   std::vector<uint16_t> expected(256);
   for (size_t i = 0; i < 256; ++i) expected[i] = x[(31 - i / 8) * 8 + i % 8];
   EXPECT_SAME(dy.get(), expected);
@@ -94,7 +98,8 @@ TEST(ptx_mbarrier_phases) {
   Device<int> y(160);
   launch(mbarrier_rounds, {dim3(1), dim3(64)}, y.data());
   const auto got = y.get();
-  for (int i = 0; i < 160; ++i) EXPECT(got[static_cast<size_t>(i)] == i / 32 * 100 + (i % 32 ^ 1), "element ", i);
+  for (int i = 0; i < 160; ++i)
+    EXPECT(got[static_cast<size_t>(i)] == i / 32 * 100 + (i % 32 ^ 1), "element ", i);
 }
 
 // One box through shared memory, element by element as it lies there.
@@ -117,13 +122,15 @@ void check_box(int rows, int cols, int box_rows, int box_cols, bool swizzle, int
   const int items = box_rows * box_cols;
   Device<uint16_t> tensor(data), out(static_cast<size_t>(items));
   launch(load_box, {dim3(1), dim3(64), static_cast<size_t>(items) * 2},
-         testing::tensor_map(tensor.data(), rows, cols, box_rows, box_cols, swizzle), x, y, items, out.data());
+         testing::tensor_map(tensor.data(), rows, cols, box_rows, box_cols, swizzle), x, y, items,
+         out.data());
   std::vector<uint16_t> expected(static_cast<size_t>(items), 0);
   for (int r = 0; r < box_rows; ++r)
     for (int c = 0; c < box_cols; ++c) {
       if (y + r < 0 || y + r >= rows || x + c < 0 || x + c >= cols) continue;
       const int chunk = swizzle ? c / 8 ^ (r % 8) : c / 8;  // 16-byte chunks of a 128-byte row
-      expected[static_cast<size_t>(r * box_cols + chunk * 8 + c % 8)] = data[static_cast<size_t>((y + r) * cols + x + c)];
+      expected[static_cast<size_t>(r * box_cols + chunk * 8 + c % 8)] =
+          data[static_cast<size_t>((y + r) * cols + x + c)];
     }
   EXPECT_SAME(out.get(), expected);
 }
@@ -152,7 +159,8 @@ __global__ void load_bulk(const char* x, char* y, int bytes) {
 TEST(ptx_bulk_load) {
   const auto x = numbered(600);
   Device<uint16_t> dx(x), dy(600);
-  launch(load_bulk, {dim3(1), dim3(64), 1200}, reinterpret_cast<const char*>(dx.data()), reinterpret_cast<char*>(dy.data()), 1200);
+  launch(load_bulk, {dim3(1), dim3(64), 1200}, reinterpret_cast<const char*>(dx.data()),
+         reinterpret_cast<char*>(dy.data()), 1200);
   EXPECT_SAME(dy.get(), x);
 }
 

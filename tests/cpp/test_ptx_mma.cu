@@ -22,11 +22,13 @@ std::vector<float> product(const std::vector<T>& a, const std::vector<T>& b, siz
   std::vector<float> c(m * n, 0.f);
   for (size_t i = 0; i < m; ++i)
     for (size_t j = 0; j < n; ++j)
-      for (size_t x = 0; x < k; ++x) c[i * n + j] += static_cast<float>(a[i * k + x]) * static_cast<float>(b[j * k + x]);
+      for (size_t x = 0; x < k; ++x)
+        c[i * n + j] += static_cast<float>(a[i * k + x]) * static_cast<float>(b[j * k + x]);
   return c;
 }
 
-// ---- ldmatrix -----------------------------------------------------------------------------------------------
+// ---- ldmatrix
+// -----------------------------------------------------------------------------------------------
 
 template <int Count, bool Transposed>
 __global__ void load_matrices(const uint16_t* x, uint32_t* y) {
@@ -50,7 +52,9 @@ void check_ldmatrix() {
   for (size_t m = 0; m < Count; ++m)
     for (size_t lane = 0; lane < 32; ++lane) {
       const size_t row = lane / 4, col = lane % 4 * 2;
-      const auto item = [&](size_t c) { return uint32_t{x[m * 64 + (Transposed ? c * 8 + row : row * 8 + c)]}; };
+      const auto item = [&](size_t c) {
+        return uint32_t{x[m * 64 + (Transposed ? c * 8 + row : row * 8 + c)]};
+      };
       expected[m * 32 + lane] = item(col) | item(col + 1) << 16;
     }
   EXPECT_SAME(dy.get(), expected);
@@ -63,7 +67,8 @@ TEST(ptx_ldmatrix) {
   check_ldmatrix<4, true>();
 }
 
-// ---- mma ------------------------------------------------------------------------------------------------------
+// ---- mma
+// ------------------------------------------------------------------------------------------------------
 
 template <class T>
 __device__ uint32_t pair(const T* p) {
@@ -73,7 +78,8 @@ __device__ uint32_t pair(const T* p) {
 template <class T>
 __global__ void one_mma(const T* a, const T* b, const float* c, float* d) {  // [16,16], [8,16], [16,8]
   const int lane = static_cast<int>(threadIdx.x), g = lane / 4, q = lane % 4 * 2;
-  const uint32_t fa[4] = {pair(a + g * 16 + q), pair(a + (g + 8) * 16 + q), pair(a + g * 16 + q + 8), pair(a + (g + 8) * 16 + q + 8)};
+  const uint32_t fa[4] = {pair(a + g * 16 + q), pair(a + (g + 8) * 16 + q), pair(a + g * 16 + q + 8),
+                          pair(a + (g + 8) * 16 + q + 8)};
   const uint32_t fb[2] = {pair(b + g * 16 + q), pair(b + g * 16 + q + 8)};
   const float fc[4] = {c[g * 8 + q], c[g * 8 + q + 1], c[(g + 8) * 8 + q], c[(g + 8) * 8 + q + 1]};
   float fd[4];
@@ -96,7 +102,8 @@ void check_mma() {
 TEST(ptx_mma_bf16) { check_mma<bf16>(); }
 TEST(ptx_mma_f16) { check_mma<f16>(); }
 
-// ---- wgmma ------------------------------------------------------------------------------------------------------
+// ---- wgmma
+// ------------------------------------------------------------------------------------------------------
 
 constexpr int kTileBytes = 64 * 64 * 2;
 
@@ -104,14 +111,15 @@ constexpr int kTileBytes = 64 * 64 * 2;
 #define HAS_WGMMA
 #endif
 
-__device__ void store_accumulators(const float (&d)[32], float* out) {
+[[maybe_unused]] __device__ void store_accumulators(const float (&d)[32], float* out) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   for (int e = 0; e < 32; ++e)
     out[(warp * 16 + lane / 4 + e / 2 % 2 * 8) * 64 + e / 4 * 8 + lane % 4 * 2 + e % 2] = d[e];
 }
 
 template <class T>
-__global__ void __launch_bounds__(128) one_tile(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* c) {
+__global__ void __launch_bounds__(128)
+    one_tile(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* c) {
 #ifdef HAS_WGMMA
   char* tile = dyn_smem<char>();
   CUDA_SHARED(uint64_t, landed);
@@ -128,7 +136,8 @@ __global__ void __launch_bounds__(128) one_tile(const __grid_constant__ TensorMa
   for (float& x : d) x = 1000.f;  // the first product must overwrite, the others add
   wgmma_fence();
   for (int k = 0; k < 4; ++k)
-    wgmma_m64n64k16<T>(d, wgmma_operand_k128(tile + k * 32), wgmma_operand_k128(tile + kTileBytes + k * 32), k > 0);
+    wgmma_m64n64k16<T>(d, wgmma_operand_k128(tile + k * 32), wgmma_operand_k128(tile + kTileBytes + k * 32),
+                       k > 0);
   wgmma_commit();
   wgmma_wait<0>();
   store_accumulators(d, c);
@@ -140,7 +149,8 @@ void check_wgmma() {
   const auto a = eighths<T>(64 * 64, 4), b = eighths<T>(64 * 64, 5);
   Device<T> da(a), db(b);
   Device<float> c(64 * 64);
-  launch(one_tile<T>, {dim3(1), dim3(128), 2 * kTileBytes}, testing::tensor_map(da.data(), 64, 64, 64, 64, true),
+  launch(one_tile<T>, {dim3(1), dim3(128), 2 * kTileBytes},
+         testing::tensor_map(da.data(), 64, 64, 64, 64, true),
          testing::tensor_map(db.data(), 64, 64, 64, 64, true), c.data());
   EXPECT_SAME(c.get(), product(a, b, 64, 64, 64));
 }
@@ -149,7 +159,8 @@ TEST(ptx_wgmma_bf16) { check_wgmma<bf16>(); }
 TEST(ptx_wgmma_f16) { check_wgmma<f16>(); }
 
 // A ring of two stages: a TMA warp ahead of a warpgroup that keeps one product in flight.
-__global__ void __launch_bounds__(160) ring(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* c, int steps) {
+__global__ void __launch_bounds__(160)
+    ring(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* c, int steps) {
 #ifdef HAS_WGMMA
   constexpr int kStages = 2;
   char* tiles = dyn_smem<char>();
@@ -179,7 +190,8 @@ __global__ void __launch_bounds__(160) ring(const __grid_constant__ TensorMap a,
     mbarrier_wait(&full[s], (k / kStages) & 1);
     const char *ta = tiles + s * 2 * kTileBytes, *tb = ta + kTileBytes;
     wgmma_fence();
-    for (int i = 0; i < 4; ++i) wgmma_m64n64k16<bf16>(d, wgmma_operand_k128(ta + i * 32), wgmma_operand_k128(tb + i * 32), true);
+    for (int i = 0; i < 4; ++i)
+      wgmma_m64n64k16<bf16>(d, wgmma_operand_k128(ta + i * 32), wgmma_operand_k128(tb + i * 32), true);
     wgmma_commit();
     wgmma_wait<0>();
     named_barrier_sync(1, 128);
@@ -220,7 +232,8 @@ __global__ void __launch_bounds__(128) stored_operands(const bf16* a, const bf16
   float d[32] = {};
   wgmma_fence();
   for (int k = 0; k < 4; ++k)
-    wgmma_m64n64k16<bf16>(d, wgmma_operand_k128(tile + k * 32), wgmma_operand_k128(tile + kTileBytes + k * 32), true);
+    wgmma_m64n64k16<bf16>(d, wgmma_operand_k128(tile + k * 32),
+                          wgmma_operand_k128(tile + kTileBytes + k * 32), true);
   wgmma_commit();
   wgmma_wait<0>();
   store_accumulators(d, c);

@@ -55,25 +55,27 @@ class Random {
 
 }  // namespace testing
 
-#define TEST(name)                                                         \
-  static void test_##name();                                               \
+#define TEST(name)                                                            \
+  static void test_##name();                                                  \
   static const testing::Registration registration_##name(#name, test_##name); \
   static void test_##name()
 
-#define EXPECT(condition, ...)                                                                        \
-  do {                                                                                                \
-    if (!(condition)) testing::fail(__FILE__, __LINE__, "not true: " #condition __VA_OPT__(, ": ", ) __VA_ARGS__); \
+#define EXPECT(condition, ...)                                                                     \
+  do {                                                                                             \
+    if (!(condition))                                                                              \
+      testing::fail(__FILE__, __LINE__, "not true: " #condition __VA_OPT__(, ": ", ) __VA_ARGS__); \
   } while (0)
 
 // Element-wise equality of two containers; names the first difference.
-#define EXPECT_SAME(actual, expected, ...)                                                               \
-  do {                                                                                                   \
-    const auto& actual_ = (actual);                                                                      \
-    const auto& expected_ = (expected);                                                                  \
-    if (actual_.size() != expected_.size())                                                              \
-      testing::fail(__FILE__, __LINE__, #actual ": ", actual_.size(), " elements, expected ", expected_.size()); \
-    for (size_t i_ = 0; i_ < actual_.size(); ++i_)                                                       \
-      if (!(actual_[i_] == expected_[i_]))                                                               \
-        testing::fail(__FILE__, __LINE__, #actual "[", i_, "] is ", +actual_[i_], ", expected ", +expected_[i_] \
-                      __VA_OPT__(, ": ", ) __VA_ARGS__);                                                 \
+#define EXPECT_SAME(actual, expected, ...)                                                       \
+  do {                                                                                           \
+    const auto& actual_ = (actual);                                                              \
+    const auto& expected_ = (expected);                                                          \
+    if (actual_.size() != expected_.size())                                                      \
+      testing::fail(__FILE__, __LINE__, #actual ": ", actual_.size(), " elements, expected ",    \
+                    expected_.size());                                                           \
+    for (size_t i_ = 0; i_ < actual_.size(); ++i_)                                               \
+      if (!(actual_[i_] == expected_[i_]))                                                       \
+        testing::fail(__FILE__, __LINE__, #actual "[", i_, "] is ", +actual_[i_], ", expected ", \
+                      +expected_[i_] __VA_OPT__(, ": ", ) __VA_ARGS__);                          \
   } while (0)

@@ -4,7 +4,8 @@
 
 namespace simt {
 
-// ---- cp.async -----------------------------------------------------------------------------------------------
+// ---- cp.async
+// -----------------------------------------------------------------------------------------------
 
 static void land(const CopyRequest& c) {
   memcpy(c.dst, c.src, static_cast<size_t>(c.source_bytes));
@@ -15,11 +16,13 @@ void cp_async(void* dst, const void* src, int bytes, int source_bytes, Site site
   RuntimeScope scope;
   Thread& t = *self();
   ++worker->stats.cp_async;
-  const uintptr_t addresses = reinterpret_cast<uintptr_t>(dst) | (source_bytes ? reinterpret_cast<uintptr_t>(src) : 0);
+  const uintptr_t addresses =
+      reinterpret_cast<uintptr_t>(dst) | (source_bytes ? reinterpret_cast<uintptr_t>(src) : 0);
   if (addresses % static_cast<uintptr_t>(bytes)) fail("cp.async misaligned at " + at(site));
   if (!in_shared(*t.owner, dst)) fail("cp.async destination is not shared memory, " + at(site));
   checker::on_instruction(t, dst, static_cast<size_t>(bytes), true, checker::kPlain, site);
-  if (source_bytes) checker::on_instruction(t, src, static_cast<size_t>(source_bytes), false, checker::kPlain, site);
+  if (source_bytes)
+    checker::on_instruction(t, src, static_cast<size_t>(source_bytes), false, checker::kPlain, site);
   memset(dst, 0xFF, static_cast<size_t>(bytes));
   t.open_copies.push_back({dst, src, bytes, source_bytes});
 }
@@ -41,7 +44,8 @@ void cp_async_wait(int groups_left) {
   if (options.order == Order::kRandom && random_bits(*t.owner) % 4 == 0) yield_fibre();
 }
 
-// ---- mbarrier -----------------------------------------------------------------------------------------------
+// ---- mbarrier
+// -----------------------------------------------------------------------------------------------
 
 static Mbarrier& find_mbarrier(Block& b, const void* p, Site site) {
   Mbarrier& m = b.mbarriers[shared_address(p)];
@@ -53,7 +57,10 @@ static void complete_phase_if_done(Block& b, Mbarrier& m) {
   if (m.pending || m.transaction_bytes) return;
   for (const AsyncJob& job : b.jobs)
     if (job.kind != AsyncJob::kArriveAfterCopies && &b.mbarriers[job.mbarrier] == &m) {
-      b.error = "mbarrier phase complete while a load announced to it is still in flight (expect_tx too small), load at " + at(job.site);
+      b.error =
+          "mbarrier phase complete while a load announced to it is still in flight (expect_tx too small), "
+          "load at " +
+          at(job.site);
       return;
     }
   m.phase ^= 1;
@@ -118,7 +125,8 @@ void cp_async_mbarrier_arrive(void* barrier, Site site) {
   Thread& t = *self();
   find_mbarrier(*t.owner, barrier, site);
   checker::on_instruction(t, barrier, 8, false, checker::kPlain, site);
-  if (!t.copy_groups.empty()) fail("cp.async groups and mbarrier arrival in one thread are not modelled, " + at(site));
+  if (!t.copy_groups.empty())
+    fail("cp.async groups and mbarrier arrival in one thread are not modelled, " + at(site));
   AsyncJob job = new_job(AsyncJob::kArriveAfterCopies, site);
   job.mbarrier = shared_address(barrier);
   job.copies = std::move(t.open_copies);
@@ -127,7 +135,8 @@ void cp_async_mbarrier_arrive(void* barrier, Site site) {
   t.owner->jobs.push_back(std::move(job));
 }
 
-// ---- TMA and bulk copies ------------------------------------------------------------------------------------
+// ---- TMA and bulk copies
+// ------------------------------------------------------------------------------------
 
 static void issue(AsyncJob job, void* dst, void* barrier) {
   Thread& t = *self();
@@ -147,7 +156,8 @@ void tma_load(void* dst, const TensorMap& map, int x, int y, void* barrier, Site
   const int row_bytes = static_cast<int>(map.box[0]) * map.item_bytes;
   const uint32_t align = map.swizzle_bytes ? static_cast<uint32_t>(map.swizzle_bytes) * 8 : 128;
   if (shared_address(dst) % align) fail("TMA destination misaligned for its swizzle, " + at(site));
-  if (map.swizzle_bytes && row_bytes > map.swizzle_bytes) fail("TMA inner box larger than its swizzle, " + at(site));
+  if (map.swizzle_bytes && row_bytes > map.swizzle_bytes)
+    fail("TMA inner box larger than its swizzle, " + at(site));
   AsyncJob job = new_job(AsyncJob::kTensorLoad, site);
   job.bytes = static_cast<int64_t>(row_bytes) * map.box[1];
   job.map = map;
@@ -176,9 +186,13 @@ static void land_tensor(Block& b, const AsyncJob& job) {
       uint32_t address = start + (r * m.box[0] + c) * static_cast<uint32_t>(item);
       if (m.swizzle_bytes) address ^= (address >> 7 & (static_cast<uint32_t>(m.swizzle_bytes) / 16 - 1)) << 4;
       const int64_t x = static_cast<int64_t>(job.x) + c, y = static_cast<int64_t>(job.y) + r;
-      const bool inside = x >= 0 && y >= 0 && x < static_cast<int64_t>(m.size[0]) && y < static_cast<int64_t>(m.size[1]);
+      const bool inside =
+          x >= 0 && y >= 0 && x < static_cast<int64_t>(m.size[0]) && y < static_cast<int64_t>(m.size[1]);
       if (inside)
-        memcpy(b.smem + address, static_cast<const char*>(m.base) + static_cast<uint64_t>(y) * m.row_bytes + static_cast<uint64_t>(x) * item, item);
+        memcpy(b.smem + address,
+               static_cast<const char*>(m.base) + static_cast<uint64_t>(y) * m.row_bytes +
+                   static_cast<uint64_t>(x) * item,
+               item);
       else
         memset(b.smem + address, 0, item);  // as the hardware does
     }

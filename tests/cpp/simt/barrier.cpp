@@ -20,7 +20,9 @@ static void enter(Thread& t, int id, int count, int predicate, Site site) {
   Block& b = *t.owner;
   Barrier& barrier = b.barriers[id];
   ++worker->stats.barriers;
-  if (count % 32) fail("barrier " + std::to_string(id) + ": count " + std::to_string(count) + " is no multiple of 32, " + at(site));
+  if (count % 32)
+    fail("barrier " + std::to_string(id) + ": count " + std::to_string(count) + " is no multiple of 32, " +
+         at(site));
   if (id == 0) {  // one __syncthreads is one source line, reached by every thread
     if (barrier.arrived && (barrier.site.line != site.line || barrier.site.file != site.file))
       fail("divergent __syncthreads: some threads are at " + at(barrier.site) + ", this one at " + at(site));
@@ -31,7 +33,8 @@ static void enter(Thread& t, int id, int count, int predicate, Site site) {
   barrier.site = site;
   ++barrier.arrived;
   barrier.predicates += predicate != 0;
-  if (count && barrier.arrived > count) fail("more threads than its count at named barrier " + std::to_string(id));
+  if (count && barrier.arrived > count)
+    fail("more threads than its count at named barrier " + std::to_string(id));
   if (checker::enabled()) barrier.arrivals.push_back(checker::arrive(t));
 }
 

@@ -45,12 +45,15 @@ std::vector<Site> lines;
 
 template <class T>
 T* reserve(size_t count) {
-  void* p = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* p = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
   return static_cast<T*>(p);
 }
 
-size_t heap_offset(const void* p) { return static_cast<size_t>(static_cast<const char*>(p) - device_heap_base()); }
+size_t heap_offset(const void* p) {
+  return static_cast<size_t>(static_cast<const char*>(p) - device_heap_base());
+}
 
 std::string text(Where where) {
   return where & kLineFlag ? at(lines[where & ~kLineFlag]) : "@" + std::to_string(where);
@@ -74,7 +77,8 @@ struct Actor {
 
 bool ordered(const Access& earlier, const Actor& now) {
   if (!earlier.bytes || earlier.step < first_step) return true;
-  if (earlier.block == now.block) return earlier.thread == now.id || (*now.seen)[earlier.thread] >= earlier.step;
+  if (earlier.block == now.block)
+    return earlier.thread == now.id || (*now.seen)[earlier.thread] >= earlier.step;
   // Another block: both sides must have fenced (a heuristic: the atomic between them is not followed).
   return now.thread->fence_step >= first_step && block_fence[earlier.block] > earlier.step;
 }
@@ -83,26 +87,28 @@ void check_race(const Access& earlier, const Access& now, const Actor& actor, co
   const bool both_atomic = earlier.kind & now.kind & kAtomic;
   if (!(earlier.bytes & now.bytes) || both_atomic || ordered(earlier, actor)) return;
   report(what + text(earlier.where) + text(now.where),
-         std::string("RACE ") + what + (shared ? " shared " : " global ") + text(earlier.where) + " by block " +
-             std::to_string(earlier.block) + " thread " + std::to_string(earlier.thread) + " and " +
-             text(now.where) + " by " + where(*actor.thread));
+         std::string("RACE ") + what + (shared ? " shared " : " global ") + text(earlier.where) +
+             " by block " + std::to_string(earlier.block) + " thread " + std::to_string(earlier.thread) +
+             " and " + text(now.where) + " by " + where(*actor.thread));
 }
 
 void check_proxy(const Cell& cell, const Access& now, const Actor& actor) {
   const Access& w = cell.write;
   if (!(w.bytes & now.bytes) || w.step < first_step || w.kind & kAsyncProxy || w.block != actor.block) return;
   if (actor.thread->owner->threads[w.thread].proxy_fence_step >= w.step) return;
-  report("proxy" + text(w.where) + text(now.where), "MISSING fence.proxy.async between write " + text(w.where) +
-                                                        " and async read " + text(now.where) + " by " +
-                                                        where(*actor.thread));
+  report("proxy" + text(w.where) + text(now.where), "MISSING fence.proxy.async between write " +
+                                                        text(w.where) + " and async read " + text(now.where) +
+                                                        " by " + where(*actor.thread));
 }
 
 void check_bytes(size_t offset, size_t n, bool write, Where location, const Actor& actor) {
   for (size_t i = offset; i < offset + n; ++i) {
     if (states[i] == kForeign)
-      report_and_stop(std::string("OUT OF BOUNDS ") + (write ? "write " : "read ") + text(location) + " by " + where(*actor.thread));
+      report_and_stop(std::string("OUT OF BOUNDS ") + (write ? "write " : "read ") + text(location) + " by " +
+                      where(*actor.thread));
     if (!write && states[i] == kUninitialised)
-      report("uninitialised" + text(location), "UNINITIALISED read " + text(location) + " by " + where(*actor.thread));
+      report("uninitialised" + text(location),
+             "UNINITIALISED read " + text(location) + " by " + where(*actor.thread));
     if (write) states[i] = kInitialised;
   }
 }
@@ -133,7 +139,8 @@ Actor as_actor(Thread& t) {
   return {&t, t.seen.get(), static_cast<uint32_t>(t.owner->linear), t.linear, t.step};
 }
 
-// Memory outside the device heap that a kernel may touch: its own stack, its indices, launch arguments, constants.
+// Memory outside the device heap that a kernel may touch: its own stack, its indices, launch arguments,
+// constants.
 bool is_local(const Thread& t, const char* p) {
   constexpr size_t kRedZone = 4096, kLaunchFrames = 64 << 10;
   const char* frame = static_cast<const char*>(__builtin_frame_address(0));
@@ -148,13 +155,15 @@ bool is_local(const Thread& t, const char* p) {
 void check_foreign(const Thread& t, const char* p, Where location) {
   if (is_local(t, p)) return;
   for (const Stack& s : worker->stacks)
-    if (p >= s.low && p < s.low + s.bytes) report_and_stop("LOCAL memory of another thread " + text(location) + " by " + where(t));
+    if (p >= s.low && p < s.low + s.bytes)
+      report_and_stop("LOCAL memory of another thread " + text(location) + " by " + where(t));
   report_and_stop("HOST pointer used in a kernel " + text(location) + " by " + where(t));
 }
 
 }  // namespace
 
-// ---- switching on, locations ----------------------------------------------------------------------------------
+// ---- switching on, locations
+// ----------------------------------------------------------------------------------
 
 void enable() {
   if (on) return;
@@ -170,7 +179,8 @@ Where where_code(const void* return_address) {
 
 Where where_line(Site site) {
   static std::map<std::pair<const char*, int>, Where> known;
-  auto [found, fresh] = known.try_emplace({site.file, site.line}, kLineFlag | static_cast<Where>(lines.size()));
+  auto [found, fresh] =
+      known.try_emplace({site.file, site.line}, kLineFlag | static_cast<Where>(lines.size()));
   if (fresh) lines.push_back(site);
   return found->second;
 }
@@ -180,7 +190,8 @@ std::vector<std::string> take() {
   return std::exchange(reports, {});
 }
 
-// ---- launches, blocks, threads --------------------------------------------------------------------------------
+// ---- launches, blocks, threads
+// --------------------------------------------------------------------------------
 
 void begin_launch(uint64_t blocks) {
   if (on) block_fence.assign(blocks, 0);
@@ -200,7 +211,8 @@ void begin_block(Block& b, size_t dynamic_bytes) {
 void end_block(Block& b) {
   if (!on) return;
   // The next block gets the same arena: what happened in it must not look like a race between blocks.
-  memset(static_cast<void*>(cells + heap_offset(b.smem) / 4), 0, std::min(b.smem_used + 16, kSharedBytes) / 4 * sizeof(Cell));
+  memset(static_cast<void*>(cells + heap_offset(b.smem) / 4), 0,
+         std::min(b.smem_used + 16, kSharedBytes) / 4 * sizeof(Cell));
   for (unsigned i = 0; i < b.size; ++i) {
     block_fence[b.linear] = std::max(block_fence[b.linear], b.threads[i].fence_step);
     b.threads[i].seen.reset();
@@ -213,14 +225,16 @@ void begin_thread(Thread& t, const ClockPtr& zero) {
   t.proxy_fence_step = t.fence_step = 0;
 }
 
-// ---- accesses ---------------------------------------------------------------------------------------------------
+// ---- accesses
+// ---------------------------------------------------------------------------------------------------
 
 void on_access(const void* p, size_t n, bool write, Kind kind, size_t align, Where location) {
   Thread* t = self();
   if (!t || t->in_runtime || p == static_cast<const void*>(&current)) return;
   RuntimeScope scope;
   if (reinterpret_cast<uintptr_t>(p) % align)
-    report_and_stop("MISALIGNED " + std::to_string(n) + "-byte access " + text(location) + " by " + where(*t));
+    report_and_stop("MISALIGNED " + std::to_string(n) + "-byte access " + text(location) + " by " +
+                    where(*t));
   if (in_device_heap(p))
     check(p, n, write, kind, location, as_actor(*t));
   else
@@ -257,7 +271,8 @@ void mark_freed(const void* p, size_t n) {
   if (on) memset(states + heap_offset(p), kForeign, n);
 }
 
-// ---- happens-before ---------------------------------------------------------------------------------------------
+// ---- happens-before
+// ---------------------------------------------------------------------------------------------
 
 Snapshot arrive(Thread& t) { return on ? Snapshot{t.linear, t.step++, t.seen} : Snapshot{}; }
 

@@ -1,5 +1,6 @@
 // The race and memory checker: shadow state per byte and per 4-byte cell, vector clocks per thread. It is on
-// when some object was compiled with -fsanitize=thread, whose hooks (sanitizer_hooks.cpp) report every access.
+// when some object was compiled with -fsanitize=thread, whose hooks (sanitizer_hooks.cpp) report every
+// access.
 #pragma once
 #include "machine.h"
 
@@ -35,7 +36,7 @@ void mark_initialised(const void* p, size_t n);
 void mark_freed(const void* p, size_t n);
 
 // Happens-before. All of them do nothing and return null while the checker is off.
-Snapshot arrive(Thread& t);                      // a release point
+Snapshot arrive(Thread& t);  // a release point
 ClockPtr merge(const std::vector<Snapshot>& in);
 ClockPtr join(const ClockPtr& a, const ClockPtr& b);
 ClockPtr join(const ClockPtr& a, const Snapshot& b);

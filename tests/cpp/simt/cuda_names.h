@@ -85,13 +85,13 @@ T atomicAdd(T* p, V v, SIMT_SITE) {
 }
 template <class T, class V>
 T atomicMax(T* p, V v, SIMT_SITE) {
-  return simt::atomic_update(p, [&](T old) { return old > static_cast<T>(v) ? old : static_cast<T>(v); },
-                             SIMT_HERE);
+  return simt::atomic_update(
+      p, [&](T old) { return old > static_cast<T>(v) ? old : static_cast<T>(v); }, SIMT_HERE);
 }
 template <class T, class V>
 T atomicMin(T* p, V v, SIMT_SITE) {
-  return simt::atomic_update(p, [&](T old) { return old < static_cast<T>(v) ? old : static_cast<T>(v); },
-                             SIMT_HERE);
+  return simt::atomic_update(
+      p, [&](T old) { return old < static_cast<T>(v) ? old : static_cast<T>(v); }, SIMT_HERE);
 }
 template <class T, class V>
 T atomicOr(T* p, V v, SIMT_SITE) {

@@ -62,8 +62,8 @@ std::string describe_deadlock(const Block& b) {
 static void on_signal(int signal_number, siginfo_t*, void*) {
   if (ThreadContext* t = current) {
     current = nullptr;
-    std::string text = "SIGNAL " + std::to_string(signal_number) + " (bad or misaligned address) in " +
-                       where(*t) + "\n";
+    std::string text =
+        "SIGNAL " + std::to_string(signal_number) + " (bad or misaligned address) in " + where(*t) + "\n";
     for (auto& report : take_reports()) text += "  " + report + "\n";
     (void)!write(STDERR_FILENO, text.data(), text.size());
   }
@@ -92,9 +92,10 @@ static std::string source_line(unsigned long offset) {
   if (length < 0) return "?";
   exe[length] = 0;
   char command[1024], line[256] = "?";
-  snprintf(command, sizeof command,
-           "addr2line -ie '%s' 0x%lx 2>/dev/null | sed 's@.*/@@;s/ (disc.*//' | uniq | head -3 | paste -sd'<'",
-           exe, offset - 1);
+  snprintf(
+      command, sizeof command,
+      "addr2line -ie '%s' 0x%lx 2>/dev/null | sed 's@.*/@@;s/ (disc.*//' | uniq | head -3 | paste -sd'<'",
+      exe, offset - 1);
   if (FILE* pipe = popen(command, "r")) {
     if (fgets(line, sizeof line, pipe)) line[strcspn(line, "\n")] = 0;
     pclose(pipe);

@@ -17,12 +17,13 @@ constexpr size_t kGap = 256;
 struct Heap {
   std::mutex mutex;
   char* base;
-  char* top;            // global buffers grow up from base
-  char* arena_bottom;   // shared arenas grow down from the end
+  char* top;           // global buffers grow up from base
+  char* arena_bottom;  // shared arenas grow down from the end
   std::map<char*, size_t> buffers;
 
   Heap() {
-    void* p = mmap(nullptr, kHeapBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* p =
+        mmap(nullptr, kHeapBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     base = top = static_cast<char*>(p);
     arena_bottom = base + kHeapBytes;

@@ -11,9 +11,11 @@
 
 namespace simt {
 
-// ---- happens-before, for the checker -------------------------------------------------------------------------
+// ---- happens-before, for the checker
+// -------------------------------------------------------------------------
 
-using Clock = std::vector<uint32_t>;  // per thread of the block: the last of its steps that is ordered before us
+using Clock =
+    std::vector<uint32_t>;  // per thread of the block: the last of its steps that is ordered before us
 using ClockPtr = std::shared_ptr<const Clock>;
 struct Snapshot {  // what one thread has done and seen when it arrives somewhere
   unsigned thread;
@@ -171,7 +173,8 @@ class RuntimeScope {
   Thread* thread_;
 };
 
-// ---- scheduler.cpp ------------------------------------------------------------------------------------------
+// ---- scheduler.cpp
+// ------------------------------------------------------------------------------------------
 
 uint64_t random_bits(Block& b);
 void set_ready(Thread& t);
@@ -179,7 +182,8 @@ void wait_as(State state);  // leaves the calling fibre until set_ready
 void yield_fibre();
 [[noreturn]] void end_fibre();
 
-// ---- diagnostics.cpp ------------------------------------------------------------------------------------------
+// ---- diagnostics.cpp
+// ------------------------------------------------------------------------------------------
 
 std::string where(const ThreadContext& t);
 std::string at(Site site);
@@ -188,7 +192,8 @@ std::string describe_deadlock(const Block& b);
 void catch_signals();
 std::string symbolise(std::string report);  // replaces @pc by file:line
 
-// ---- the rest -------------------------------------------------------------------------------------------------
+// ---- the rest
+// -------------------------------------------------------------------------------------------------
 
 bool try_release_barrier(Block& b, int id, int count);
 bool try_release_warp(Block& b, Warp& w, unsigned lane);

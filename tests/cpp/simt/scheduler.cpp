@@ -102,12 +102,13 @@ static Thread* pick(Block& b) {
   const size_t groups = b.ready.size();
   const size_t start = options.order == Order::kRandom ? random_bits(b) % (groups * 64) : 0;
   for (size_t i = 0; i <= groups; ++i) {
-    const size_t g = options.order == Order::kReverse ? (groups - 1) - std::min(i, groups - 1)
-                                                      : (start / 64 + i) % groups;
+    const size_t g =
+        options.order == Order::kReverse ? (groups - 1) - std::min(i, groups - 1) : (start / 64 + i) % groups;
     uint64_t candidates = b.ready[g];
     if (i == 0) candidates &= ~0ull << (start & 63);
     if (!candidates) continue;
-    const int bit = options.order == Order::kReverse ? 63 - __builtin_clzll(candidates) : __builtin_ctzll(candidates);
+    const int bit =
+        options.order == Order::kReverse ? 63 - __builtin_clzll(candidates) : __builtin_ctzll(candidates);
     b.ready[g] &= ~(1ull << bit);
     return &b.threads[g * 64 + static_cast<size_t>(bit)];
   }
@@ -186,7 +187,8 @@ static void reset_threads(Block& b, const LaunchConfig& c) {
   }
 }
 
-static void run_block(Worker& w, const LaunchConfig& c, uint64_t linear, void (*body)(void*), void* argument) {
+static void run_block(Worker& w, const LaunchConfig& c, uint64_t linear, void (*body)(void*),
+                      void* argument) {
   reset_block(w, c, linear);
   Block& b = w.block;
   b.body = body;
@@ -203,7 +205,8 @@ static void run_block(Worker& w, const LaunchConfig& c, uint64_t linear, void (*
     else
       b.error = describe_deadlock(b);
   }
-  if (b.error.empty() && !b.jobs.empty()) b.error = "block ended with an asynchronous copy still in flight, " + at(b.jobs[0].site);
+  if (b.error.empty() && !b.jobs.empty())
+    b.error = "block ended with an asynchronous copy still in flight, " + at(b.jobs[0].site);
   checker::end_block(b);
   if (!b.error.empty()) throw std::runtime_error(symbolise(b.error));
 }
@@ -212,7 +215,8 @@ static void run_block(Worker& w, const LaunchConfig& c, uint64_t linear, void (*
 
 static void check_config(const LaunchConfig& c) {
   const uint64_t threads = static_cast<uint64_t>(c.block.x) * c.block.y * c.block.z;
-  const bool grid_ok = c.grid.x && c.grid.x <= 0x7FFFFFFF && c.grid.y && c.grid.y <= 65535 && c.grid.z && c.grid.z <= 65535;
+  const bool grid_ok =
+      c.grid.x && c.grid.x <= 0x7FFFFFFF && c.grid.y && c.grid.y <= 65535 && c.grid.z && c.grid.z <= 65535;
   if (current) throw std::runtime_error("launch from inside a kernel");
   if (!grid_ok || !threads || threads > 1024 || c.block.z > 64 || c.smem > kMaxDynamicBytes)
     throw std::runtime_error("bad launch configuration: grid (" + std::to_string(c.grid.x) + "," +
@@ -270,7 +274,8 @@ void run_grid(const LaunchConfig& c, void (*body)(void*), void* argument) {
   };
   checker::begin_launch(blocks);
   // The checker's shadow has one owner.
-  const uint64_t helpers = checker::enabled() ? 0 : std::min<uint64_t>(blocks, static_cast<uint64_t>(options.os_threads)) - 1;
+  const uint64_t helpers =
+      checker::enabled() ? 0 : std::min<uint64_t>(blocks, static_cast<uint64_t>(options.os_threads)) - 1;
   std::vector<std::thread> threads;
   for (uint64_t i = 0; i < helpers; ++i) threads.emplace_back(work);
   work();

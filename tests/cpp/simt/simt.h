@@ -56,13 +56,15 @@ std::vector<std::string> take_reports();
 // Whether kernels were compiled with the hooks that the checker needs.
 bool checking();
 
-// ---- device memory: exact bounds, uninitialised until written ----------------------------------------------
+// ---- device memory: exact bounds, uninitialised until written
+// ----------------------------------------------
 
 void* device_alloc(size_t bytes);
 void device_free(void* p);
 void device_mark_initialised(void* p, size_t bytes);
 
-// ---- what ptx.cuh and cuda_names.h are made of ---------------------------------------------------------------
+// ---- what ptx.cuh and cuda_names.h are made of
+// ---------------------------------------------------------------
 
 struct Collective;  // one warp-wide operation
 extern const Collective kSyncWarp, kShuffle, kBallot, kAny, kAll, kMatch;
@@ -97,11 +99,11 @@ void mbarrier_wait(void* barrier, int parity, Site site);
 
 struct TensorMap {  // stands for CUtensorMap, two dimensions
   const void* base;
-  uint64_t size[2];      // elements, innermost first
-  uint64_t row_bytes;    // stride of dimension 1
-  uint32_t box[2];       // elements
+  uint64_t size[2];    // elements, innermost first
+  uint64_t row_bytes;  // stride of dimension 1
+  uint32_t box[2];     // elements
   int item_bytes;
-  int swizzle_bytes;     // 0, 32, 64 or 128
+  int swizzle_bytes;  // 0, 32, 64 or 128
 };
 void tma_load(void* dst, const TensorMap& map, int x, int y, void* barrier, Site site);
 void bulk_load(void* dst, const void* src, int bytes, void* barrier, Site site);

@@ -7,7 +7,8 @@
 
 namespace simt {
 
-// ---- ldmatrix -------------------------------------------------------------------------------------------------
+// ---- ldmatrix
+// -------------------------------------------------------------------------------------------------
 
 struct LdmatrixArg {
   uint32_t* out;
@@ -16,7 +17,8 @@ struct LdmatrixArg {
   const void* row;
 };
 
-// Lane 8 m + i gives the address of row i of matrix m; lane l receives elements (l / 4, 2 (l % 4)) and its right neighbour.
+// Lane 8 m + i gives the address of row i of matrix m; lane l receives elements (l / 4, 2 (l % 4)) and its
+// right neighbour.
 static void complete_ldmatrix(Block& b, Warp&, Thread* threads, unsigned) {
   const auto& first = *static_cast<LdmatrixArg*>(threads[0].arg);
   ++worker->stats.ldmatrix;
@@ -27,7 +29,8 @@ static void complete_ldmatrix(Block& b, Warp&, Thread* threads, unsigned) {
       Thread& t = threads[8 * m + i];
       const void* row = static_cast<LdmatrixArg*>(t.arg)->row;
       const auto address = reinterpret_cast<uintptr_t>(row);
-      if (!in_shared(b, row) || address % 16) fail("ldmatrix row address not shared or not 16-byte aligned, " + at(t.site));
+      if (!in_shared(b, row) || address % 16)
+        fail("ldmatrix row address not shared or not 16-byte aligned, " + at(t.site));
       checker::on_instruction(t, row, 16, false, checker::kPlain, t.site);
       ++bank_use[address >> 4 & 7];
       memcpy(matrix[i], row, 16);
@@ -50,7 +53,8 @@ void ldmatrix(uint32_t* out, int count, bool transposed, const void* row, Site s
   collective(kLdmatrix, ~0u, &arg, site);
 }
 
-// ---- mma m16n8k16 -----------------------------------------------------------------------------------------------
+// ---- mma m16n8k16
+// -----------------------------------------------------------------------------------------------
 
 struct MmaArg {
   Half type;
@@ -67,7 +71,8 @@ static void complete_mma(Block&, Warp&, Thread* threads, unsigned) {
     const auto& arg = *static_cast<MmaArg*>(threads[lane].arg);
     const int g = lane / 4, q = lane % 4 * 2;
     for (int r = 0; r < 4; ++r)
-      for (int h = 0; h < 2; ++h) a[g + r % 2 * 8][q + h + r / 2 * 8] = half_to_float(arg.type, arg.a[r] >> (16 * h));
+      for (int h = 0; h < 2; ++h)
+        a[g + r % 2 * 8][q + h + r / 2 * 8] = half_to_float(arg.type, arg.a[r] >> (16 * h));
     for (int r = 0; r < 2; ++r)
       for (int h = 0; h < 2; ++h) b[q + h + r * 8][g] = half_to_float(arg.type, arg.b[r] >> (16 * h));
     for (int r = 0; r < 4; ++r) c[g + r / 2 * 8][q + r % 2] = arg.c[r];
@@ -76,7 +81,8 @@ static void complete_mma(Block&, Warp&, Thread* threads, unsigned) {
     for (int k = 0; k < 16; ++k)
       for (int j = 0; j < 8; ++j) c[i][j] += a[i][k] * b[k][j];
   for (int lane = 0; lane < 32; ++lane)
-    for (int r = 0; r < 4; ++r) static_cast<MmaArg*>(threads[lane].arg)->d[r] = c[lane / 4 + r / 2 * 8][lane % 4 * 2 + r % 2];
+    for (int r = 0; r < 4; ++r)
+      static_cast<MmaArg*>(threads[lane].arg)->d[r] = c[lane / 4 + r / 2 * 8][lane % 4 * 2 + r % 2];
 }
 
 static const Collective kMma{"mma", true, complete_mma};

@@ -32,8 +32,10 @@ void collective(const Collective& op, unsigned mask, void* arg, Site site) {
   t.mask = mask;
   t.arg = arg;
   t.site = site;
-  if (!(mask >> t.lane & 1)) fail(std::string(op.name) + " at " + at(site) + ": the calling lane is not in its own mask");
-  if (op.whole_warp && w.live != ~0u) fail(std::string(op.name) + " at " + at(site) + " needs all 32 lanes of the warp");
+  if (!(mask >> t.lane & 1))
+    fail(std::string(op.name) + " at " + at(site) + ": the calling lane is not in its own mask");
+  if (op.whole_warp && w.live != ~0u)
+    fail(std::string(op.name) + " at " + at(site) + " needs all 32 lanes of the warp");
   ++worker->stats.collectives;
   w.waiting |= 1u << t.lane;
   if (!try_release_warp(b, w, t.lane))

@@ -16,7 +16,8 @@ static int accumulator_index(int lane, int e, int n) {
   return (lane / 4 + e / 2 % 2 * 8) * n + e / 4 * 8 + lane % 4 * 2 + e % 2;
 }
 
-// Descriptor bits as in PTX ISA "matrix-descriptor": address, leading and stride byte offsets (in 16 bytes), swizzle.
+// Descriptor bits as in PTX ISA "matrix-descriptor": address, leading and stride byte offsets (in 16 bytes),
+// swizzle.
 static uint32_t operand_address(uint64_t descriptor, int row, int k_byte) {
   const auto start = static_cast<uint32_t>(descriptor & 0x3FFF) << 4;
   const auto leading = static_cast<uint32_t>(descriptor >> 16 & 0x3FFF) << 4;
@@ -32,7 +33,8 @@ static uint32_t operand_address(uint64_t descriptor, int row, int k_byte) {
 static float operand(Block& b, const WgmmaRequest& request, uint64_t descriptor, int row, int k, Thread& t) {
   const uint32_t address = operand_address(descriptor, row, k * 2);
   if (address + 2 > kSharedBytes) fail("wgmma descriptor points outside shared memory, " + at(request.site));
-  checker::on_instruction(t, b.smem + address, 2, false, checker::kPlain | checker::kAsyncProxy, request.site);
+  checker::on_instruction(t, b.smem + address, 2, false, checker::kPlain | checker::kAsyncProxy,
+                          request.site);
   uint16_t bits;
   memcpy(&bits, b.smem + address, 2);
   return half_to_float(request.type, bits);
@@ -46,9 +48,11 @@ static Operands read_operands(Block& b, const WgmmaRequest& request, unsigned wa
   Operands o{std::vector<float>(kRows * kDepth), std::vector<float>(static_cast<size_t>(kDepth * request.n))};
   for (int i = 0; i < kRows; ++i)
     for (int k = 0; k < kDepth; ++k)
-      o.a[static_cast<size_t>(i * kDepth + k)] = operand(b, request, request.desc_a, static_cast<int>(warp % 4) * kRows + i, k, t);
+      o.a[static_cast<size_t>(i * kDepth + k)] =
+          operand(b, request, request.desc_a, static_cast<int>(warp % 4) * kRows + i, k, t);
   for (int j = 0; j < request.n; ++j)
-    for (int k = 0; k < kDepth; ++k) o.b[static_cast<size_t>(k * request.n + j)] = operand(b, request, request.desc_b, j, k, t);
+    for (int k = 0; k < kDepth; ++k)
+      o.b[static_cast<size_t>(k * request.n + j)] = operand(b, request, request.desc_b, j, k, t);
   return o;
 }
 
@@ -68,10 +72,12 @@ static void deliver(Warp& w, const WgmmaRequest& request) {
       if (other.d[0] == request.d[0]) return;  // a later product still owns these registers
   const std::vector<float>& sum = w.accumulators[request.d[0]];
   for (int lane = 0; lane < 32; ++lane)
-    for (int e = 0; e < request.n / 2; ++e) request.d[lane][e] = sum[static_cast<size_t>(accumulator_index(lane, e, request.n))];
+    for (int e = 0; e < request.n / 2; ++e)
+      request.d[lane][e] = sum[static_cast<size_t>(accumulator_index(lane, e, request.n))];
 }
 
-// ---- the four instructions ---------------------------------------------------------------------------------------
+// ---- the four instructions
+// ---------------------------------------------------------------------------------------
 
 static void complete_fence(Block&, Warp& w, Thread*, unsigned) { w.fenced = true; }
 

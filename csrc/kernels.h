@@ -77,14 +77,16 @@ struct UnpackArgs {
   void* workspace;
 };
 
-// Rows index[0..count) of a matrix, in that order, contiguous; optionally widened to fp32.
+// Rows index[0..count) of a matrix, in that order, contiguous, row i times scale[i >= split] (rounded once);
+// optionally widened to fp32. Scales of one move bits.
 struct GatherArgs {
   Exec exec;
   DType dtype;  // of source
   bool widen;   // out is fp32 (dtype bf16 or fp16 only)
   MatrixView source;
   const int64_t* index;  // [count]
-  int64_t count;
+  int64_t count, split;
+  double scale[2];
   void* out;  // [count, source.cols], contiguous
 };
 

@@ -1,5 +1,3 @@
-#include <cstring>
-
 #include "core/dtype.h"
 #include "core/matrix_view.h"
 #include "cpu/parallel.h"
@@ -14,10 +12,11 @@ void gather_rows(const GatherArgs& args, const Convert& convert) {
     for (int64_t i = begin; i < end; ++i) {
       const T* row = static_cast<const T*>(m.data) + row_offset(m, args.index[i]);
       Out* out = static_cast<Out*>(args.out) + i * m.cols;
+      const double scale = args.scale[i >= args.split];
       if (m.col_stride == 1) {
-        for (int64_t c = 0; c < m.cols; ++c) out[c] = convert(row[c]);
+        for (int64_t c = 0; c < m.cols; ++c) out[c] = convert(row[c], scale);
       } else {
-        for (int64_t c = 0; c < m.cols; ++c) out[c] = convert(row[c * m.col_stride]);
+        for (int64_t c = 0; c < m.cols; ++c) out[c] = convert(row[c * m.col_stride], scale);
       }
     }
   });
@@ -26,16 +25,23 @@ void gather_rows(const GatherArgs& args, const Convert& convert) {
 }  // namespace
 
 int gather(const GatherArgs& args) {
-  if (args.widen) {
-    return visit_dtype(args.dtype, [&](auto tag) {
+  const bool scaled = args.scale[0] != 1 || args.scale[1] != 1;
+  if (!scaled && !args.widen) {
+    return visit_item(args.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      gather_rows<T, Accumulate<T>>(args, [](T v) { return widen(v); });
+      gather_rows<T, T>(args, [](T v, double) { return v; });
       return 0;
     });
   }
-  return visit_item(args.dtype, [&](auto tag) {
+  return visit_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    gather_rows<T, T>(args, [](T v) { return v; });
+    using Sum = Accumulate<T>;
+    const auto product = [](T v, double scale) { return widen(v) * static_cast<Sum>(scale); };
+    if (args.widen) {
+      gather_rows<T, Sum>(args, product);
+    } else {
+      gather_rows<T, T>(args, [&](T v, double scale) { return narrow<T>(product(v, scale)); });
+    }
     return 0;
   });
 }

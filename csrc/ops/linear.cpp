@@ -42,59 +42,66 @@ std::tuple<std::vector<Tensor>, Tensor> linear_shared(const Tensor& x, std::vect
   return {std::move(ys), pack(x, spec, salt, key)};
 }
 
-// A run of kept rows that share one weight.
-struct Segment {
-  int64_t begin, end;
-  double weight;
+// How the sample weighs its entries: scale[0] before `split`, scale[1] from there on.
+struct Weights {
+  int64_t split;
+  double scale[2];
 };
 
-std::vector<Segment> segments_of(const Sampler& sampler, int64_t block) {
-  std::vector<Segment> segments;
-  const int64_t switches[3] = {0, sampler.draw == Draw::kStratified ? sampler.strata.longer : 0, sampler.k()};
-  for (int part = 0; part < 2; ++part) {
-    for (int64_t begin = switches[part]; begin < switches[part + 1]; begin += block) {
-      segments.push_back({begin, std::min(begin + block, switches[part + 1]), sampler.weight<double>(begin)});
-    }
-  }
-  return segments;
+Weights weights_of(const Sampler& sampler) {
+  const int64_t k = sampler.k(), split = sampler.draw == Draw::kStratified ? sampler.strata.longer : 0;
+  return {split, {sampler.weight<double>(0), sampler.weight<double>(k - 1)}};
 }
 
-Tensor gather(const Matrix& source, DType dtype, const int64_t* index, const Segment& part, bool widen) {
+Tensor gather(const Matrix& source, DType dtype, const int64_t* index, int64_t begin, int64_t end, bool widen,
+              const Weights& weights) {
   const Execution run(source.owner);
-  const int64_t count = part.end - part.begin;
-  Tensor out = empty_like_device(source.owner, {count, source.view.cols},
+  Tensor out = empty_like_device(source.owner, {end - begin, source.view.cols},
                                  widen ? ScalarType::Float : scalar_type_of(dtype));
-  check_status(source.owner,
-               backend_of(source.owner)
-                   .gather({run.exec(), dtype, widen, source.view, index + part.begin, count, out.mutable_data_ptr()}),
-               "gather");
+  const GatherArgs args{run.exec(),  dtype,
+                        widen,       source.view,
+                        index + begin, end - begin,
+                        weights.split - begin, {weights.scale[0], weights.scale[1]},
+                        out.mutable_data_ptr()};
+  check_status(source.owner, backend_of(source.owner).gather(args), "gather");
   return out;
 }
 
-// dW = sum over segments of weight * dy[index]^T @ stored, summed in fp32 (fp64) and rounded once.
+// Two tensor-core products, each summed in fp32: scale[0] * A + scale[1] * B, rounded once.
+Tensor rows_wgrad_two_products(const Matrix& dy, const Saved& saved, const int64_t* index, const Weights& weights) {
+  const Weights one{0, {1, 1}};
+  const auto product = [&](int64_t begin, int64_t end) {
+    return mm_fp32(transposed(gather(dy, saved.dtype(), index, begin, end, false, one)), saved.rows(begin, end));
+  };
+  const Tensor head = product(0, weights.split), tail = product(weights.split, saved.layout().stored_rows);
+  // The stable ABI's only scaled sum is a - alpha * b.
+  const Tensor sum = torch::stable::subtract(tail, head, -weights.scale[0] / weights.scale[1]);
+  return torch::stable::to(torch::stable::subtract(sum, sum, 1 - weights.scale[1]), scalar_type_of(saved.dtype()));
+}
+
+// dW = sum_i weight_i * dy[index_i]^T x_i. 16-bit types with two weights are summed in fp32, so that dW is
+// rounded once; otherwise the weight rides in the gathered dy (fp32, fp64) or in the product's alpha.
 Tensor rows_wgrad(const Matrix& dy, const Saved& saved) {
   const DType dtype = saved.dtype();
-  const Tensor index = saved.sample();
-  const auto* indices = index.const_data_ptr<int64_t>();
-  const bool cuda = dy.owner.is_cuda(), narrow = item_size(dtype) == 2;
-  const int64_t row_bytes = std::max<int64_t>(dy.view.cols * (narrow ? 4 : item_size(dtype)), 1);
-  const int64_t block = cuda ? saved.layout().stored_rows : std::max<int64_t>(kGatherBytes / row_bytes, 1);
-  const auto segments = segments_of(saved.sampler(), std::max<int64_t>(block, 1));
-  const std::vector<int64_t> shape{dy.view.cols, saved.features()};
-  if (narrow && segments.size() > 1 && cuda) {
-    // At most two products. a * A + b * B = b * (B - (-a / b) * A): the stable ABI's only scaled sum.
-    Tensor sum = mm_fp32(transposed(gather(dy, dtype, indices, segments[0], false)), saved.rows(segments[0].begin, segments[0].end));
-    const Tensor last = mm_fp32(transposed(gather(dy, dtype, indices, segments[1], false)), saved.rows(segments[1].begin, segments[1].end));
-    sum = torch::stable::subtract(last, sum, -segments[0].weight / segments[1].weight);
-    return torch::stable::to(torch::stable::subtract(sum, sum, 1 - segments[1].weight), scalar_type_of(dtype));
-  }
-  const bool widen = narrow && segments.size() > 1;
-  Tensor dw = empty_like_device(dy.owner, shape, widen ? ScalarType::Float : scalar_type_of(dtype));
-  for (const Segment& part : segments) {
-    const Tensor kept_dy = gather(dy, dtype, indices, part, widen);
-    Tensor kept_x = saved.rows(part.begin, part.end);
+  const Tensor index_list = saved.sample();
+  const auto* index = index_list.const_data_ptr<int64_t>();
+  const int64_t k = saved.layout().stored_rows, item = item_size(dtype);
+  const bool cuda = dy.owner.is_cuda();
+  Weights weights = weights_of(saved.sampler());
+  const bool narrow = item == 2, uneven = weights.split > 0;
+  if (cuda && narrow && uneven) return rows_wgrad_two_products(dy, saved, index, weights);
+  const int64_t block = cuda ? k : std::max<int64_t>(kGatherBytes / (dy.view.cols * (narrow ? 4 : item) + 1), 1);
+  const bool widen = narrow && (uneven || block < k);
+  const double alpha = uneven ? 1.0 : weights.scale[1];
+  if (!uneven) weights = {0, {1, 1}};
+  Tensor dw = empty_like_device(dy.owner, {dy.view.cols, saved.features()},
+                                widen ? ScalarType::Float : scalar_type_of(dtype));
+  for (int64_t begin = 0; begin < k; begin += block) {
+    const int64_t end = std::min(begin + block, k);
+    const Tensor kept_dy = gather(dy, dtype, index, begin, end, widen, weights);
+    Tensor kept_x = saved.rows(begin, end);
     if (widen) kept_x = torch::stable::to(kept_x, ScalarType::Float);
-    addmm(dw, transposed(kept_dy), kept_x, part.begin == 0 ? 0.0 : 1.0, part.weight);
+    addmm(dw, transposed(kept_dy), kept_x, begin == 0 ? 0.0 : 1.0, alpha);
   }
   return widen ? torch::stable::to(dw, scalar_type_of(dtype)) : dw;
 }
@@ -110,22 +117,21 @@ Tensor same_wgrad(const Tensor& dy, const Saved& saved) {
   Tensor dw = empty_like_device(dy, {outputs, saved.features()}, scalar_type_of(dtype));
   const int64_t block = dy.is_cuda() ? outputs : std::max<int64_t>(kProductBytes / (k * item_size(dtype)), 1);
   Tensor product = empty_like_device(dy, {std::min(block, outputs), k}, scalar_type_of(dtype));
-  auto segments = segments_of(saved.sampler(), k);
-  ScatterArgs place{{}, dtype, 0, k, saved.features(), nullptr, index.const_data_ptr<int64_t>(), k, {1, 1}, nullptr};
-  if (item_size(dtype) > 2) {
-    place.split = segments.front().end;
-    place.scale[0] = segments.front().weight, place.scale[1] = segments.back().weight;
-    segments = {{0, k, 1.0}};
-  }
+  const Weights weights = weights_of(saved.sampler());
+  const bool in_alpha = item_size(dtype) == 2;
+  ScatterArgs place{{}, dtype, 0, k, saved.features(), nullptr, index.const_data_ptr<int64_t>(), weights.split,
+                    {in_alpha ? 1.0 : weights.scale[0], in_alpha ? 1.0 : weights.scale[1]}, nullptr};
   const Execution run(dy);
   place.exec = run.exec();
   for (int64_t o = 0; o < outputs; o += block) {
     place.rows = std::min(block, outputs - o);
     const Tensor part_dy = torch::stable::narrow(dy_t, 0, o, place.rows);
     Tensor part = torch::stable::narrow(product, 0, 0, place.rows);
-    for (const Segment& columns : segments) {
-      Tensor target = torch::stable::narrow(part, 1, columns.begin, columns.end - columns.begin);
-      addmm(target, part_dy, saved.columns(columns.begin, columns.end), 0.0, columns.weight);
+    const int64_t cuts[3] = {0, in_alpha ? weights.split : 0, k};
+    for (int side = 0; side < 2; ++side) {
+      if (cuts[side] == cuts[side + 1]) continue;
+      Tensor target = torch::stable::narrow(part, 1, cuts[side], cuts[side + 1] - cuts[side]);
+      addmm(target, part_dy, saved.columns(cuts[side], cuts[side + 1]), 0.0, in_alpha ? weights.scale[side] : 1.0);
     }
     place.packed = part.const_data_ptr();
     place.out = static_cast<char*>(dw.mutable_data_ptr()) + o * saved.features() * item_size(dtype);

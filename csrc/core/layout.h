@@ -13,20 +13,51 @@ RAD_HD int64_t item_size(DType dtype) {
 
 RAD_HD int64_t align_plane(int64_t bytes) { return (bytes + kPlaneAlign - 1) / kPlaneAlign * kPlaneAlign; }
 
-// The stored values form a matrix [stored_rows, stored_cols] at offset 0.
+constexpr int64_t kTileWidth = 128;  // features of one `tile_rows` tile
+
+// Stored values form `tiles` blocks of `lines` lines, `width` values each (`last_width` in the last tile). All
+// samplings but tile_rows have one tile. Offsets are in bytes. Codes fill 32-bit words from the low end, each
+// line starting a new word; lo and step are planes [tile][group][line].
 struct SavedLayout {
-  int64_t stored_rows, stored_cols;
-  int64_t trailer;  // byte offset
-  int64_t bytes;    // of the whole buffer
+  int64_t tiles, lines, width, last_width;
+  int64_t item, bits;                // bytes of a plain value; bits of a code, 0 for plain values
+  int64_t lo, step, index, weight;   // planes
+  int64_t trailer, bytes;
+
+  RAD_HD int64_t tile_width(int64_t tile) const { return tile + 1 == tiles ? last_width : width; }
+  RAD_HD int64_t pitch(int64_t tile) const { return line_bytes(tile_width(tile)); }
+  RAD_HD int64_t line_bytes(int64_t values) const {
+    return bits ? (values * bits + 31) / 32 * 4 : values * item;
+  }
+  RAD_HD int64_t line_offset(int64_t tile, int64_t line) const {
+    return tile * lines * line_bytes(width) + line * pitch(tile);
+  }
+  // Where lo and step of a group stand in their planes, counted in groups.
+  RAD_HD int64_t group_place(int64_t tile, int64_t group, int64_t line) const {
+    return (tile * ((width + 63) / 64) + group) * lines + line;
+  }
 };
 
 // rad_kernels/sketch.py has the same rule for traced shapes; a test holds the two together.
 RAD_HD SavedLayout saved_layout(const SketchSpec& spec, DType dtype, int64_t rows, int64_t features) {
-  const bool by_row = spec.sampling == Sampling::kRows;
-  const int64_t stored_rows = by_row ? kept(rows, spec.num, spec.den) : rows;
-  const int64_t stored_cols = by_row ? features : kept(features, spec.num, spec.den);
-  const int64_t trailer = align_plane(stored_rows * stored_cols * item_size(dtype));
-  return {stored_rows, stored_cols, trailer, trailer + static_cast<int64_t>(sizeof(Trailer))};
+  const bool tiled = spec.sampling == Sampling::kTileRows;
+  SavedLayout m{};
+  m.lines = samples_rows(spec.sampling) ? kept(rows, spec.num, spec.den) : rows;
+  const int64_t stored = samples_rows(spec.sampling) ? features : kept(features, spec.num, spec.den);
+  m.tiles = tiled ? (features + kTileWidth - 1) / kTileWidth : 1;
+  m.width = tiled ? kTileWidth : stored;
+  m.last_width = stored - (m.tiles - 1) * m.width;
+  m.item = item_size(dtype);
+  m.bits = spec.bits;
+  const int64_t groups = m.bits ? m.lines * ((m.tiles - 1) * ((m.width + 63) / 64) + (m.last_width + 63) / 64) : 0;
+  const int64_t by_norm = spec.draw == Draw::kNorm ? m.lines : 0;
+  m.lo = align_plane(m.line_offset(m.tiles - 1, m.lines));
+  m.step = m.lo + align_plane(groups * m.item);
+  m.index = m.step + align_plane(groups * 2);
+  m.weight = m.index + align_plane(by_norm * 8);
+  m.trailer = m.weight + align_plane(by_norm * 4);
+  m.bytes = m.trailer + static_cast<int64_t>(sizeof(Trailer));
+  return m;
 }
 
 }  // namespace rad

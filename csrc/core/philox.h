@@ -11,7 +11,14 @@ struct Words {
 
 // Independent streams. Noise that meets along one path of a network must never share a stream
 // (docs/maths.md, independence).
-enum class Role : uint32_t { kRowSample = 1, kFeatureSample = 2 };
+enum class Role : uint32_t {
+  kRowSample = 1,
+  kFeatureSample = 2,
+  kDither = 3,
+  kSigns = 4,
+  kPermutation = 5,
+  kDropout = 6,
+};
 
 RAD_HD Words philox4x32(Words c, uint32_t k0, uint32_t k1) {
   for (int round = 0; round < 10; ++round) {
@@ -25,14 +32,18 @@ RAD_HD Words philox4x32(Words c, uint32_t k0, uint32_t k1) {
   return c;
 }
 
-// The 128 bits of call `inner` of line `outer` (both below 2^44) in one stream.
+// The counter of call `inner` of line `outer` (both below 2^44) in one stream.
+RAD_HD Words random_counter(uint64_t salt, Role role, uint64_t outer, uint64_t inner) {
+  return Words{{static_cast<uint32_t>(inner), static_cast<uint32_t>(outer),
+                static_cast<uint32_t>((inner >> 32) & 0xFFF) | static_cast<uint32_t>((outer >> 32) & 0xFFF) << 12 |
+                    static_cast<uint32_t>(role) << 24,
+                static_cast<uint32_t>(salt)}};
+}
+
+// The 128 bits of that call.
 RAD_HD Words random_words(uint64_t key, uint64_t salt, Role role, uint64_t outer, uint64_t inner) {
-  const Words counter{{static_cast<uint32_t>(inner), static_cast<uint32_t>(outer),
-                       static_cast<uint32_t>((inner >> 32) & 0xFFF) |
-                           static_cast<uint32_t>((outer >> 32) & 0xFFF) << 12 |
-                           static_cast<uint32_t>(role) << 24,
-                       static_cast<uint32_t>(salt)}};
-  return philox4x32(counter, static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32));
+  return philox4x32(random_counter(salt, role, outer, inner), static_cast<uint32_t>(key),
+                    static_cast<uint32_t>(key >> 32));
 }
 
 // One call serves two 64-bit words: number i of line `outer` is half i % 2 of call i / 2.

@@ -1,6 +1,6 @@
 // Index maps: integers only, so every device draws the same sample bit for bit.
 #pragma once
-#include "core/philox.h"
+#include "core/permutation.h"
 #include "kernels.h"
 
 namespace rad {
@@ -32,11 +32,16 @@ RAD_HD int64_t sampled_index(Draw draw, const Strata& strata, int64_t i, uint64_
 // 1 / (expected number of times that entry is kept): the factor that makes the estimate unbiased.
 template <class Real>
 RAD_HD Real sample_weight(Draw draw, const Strata& strata, int64_t i) {
-  if (draw == Draw::kWithReplacement) return static_cast<Real>(strata.n) / static_cast<Real>(strata.k);
-  return static_cast<Real>(strata.length(i));
+  if (draw == Draw::kStratified) return static_cast<Real>(strata.length(i));
+  return static_cast<Real>(strata.n) / static_cast<Real>(strata.k);
 }
 
-// Everything needed to draw line `outer` (0 for `rows` and `same`, the row number for `different`).
+RAD_HD bool samples_rows(Sampling sampling) {
+  return sampling == Sampling::kRows || sampling == Sampling::kTileRows;
+}
+
+// Everything needed to draw line `outer`: 0 for `rows` and `same`, the tile for `tile_rows`, the row number for
+// `different`. Draws without replacement go through Permutation, draws by norm through norm_sample.
 struct Sampler {
   uint64_t key, salt;
   Draw draw;
@@ -47,7 +52,7 @@ struct Sampler {
       : key(key_),
         salt(salt_),
         draw(spec.draw),
-        role(spec.sampling == Sampling::kRows ? Role::kRowSample : Role::kFeatureSample),
+        role(samples_rows(spec.sampling) ? Role::kRowSample : Role::kFeatureSample),
         strata(n, kept(n, spec.num, spec.den)) {}
   RAD_HD int64_t k() const { return strata.k; }
   RAD_HD Words call(int64_t outer, int64_t pair) const { return random_words(key, salt, role, outer, pair); }

@@ -12,7 +12,7 @@ void gather_rows(const GatherArgs& args, const Convert& convert) {
     for (int64_t i = begin; i < end; ++i) {
       const T* row = static_cast<const T*>(m.data) + row_offset(m, args.index[i]);
       Out* out = static_cast<Out*>(args.out) + i * m.cols;
-      const double scale = args.scale[i >= args.split];
+      const double scale = args.weight ? args.weight[i] : args.scale[i >= args.split];
       if (m.col_stride == 1) {
         for (int64_t c = 0; c < m.cols; ++c) out[c] = convert(row[c], scale);
       } else {
@@ -25,7 +25,7 @@ void gather_rows(const GatherArgs& args, const Convert& convert) {
 }  // namespace
 
 int gather(const GatherArgs& args) {
-  const bool scaled = args.scale[0] != 1 || args.scale[1] != 1;
+  const bool scaled = args.weight || args.scale[0] != 1 || args.scale[1] != 1;
   if (!scaled && !args.widen) {
     return visit_item(args.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;

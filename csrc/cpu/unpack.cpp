@@ -1,8 +1,8 @@
 #include <cstring>
 
-#include "core/dtype.h"
-#include "core/layout.h"
-#include "cpu/different_row.h"
+#include "core/signs.h"
+#include "cpu/codes.h"
+#include "cpu/lanes.h"
 #include "cpu/parallel.h"
 
 namespace rad::cpu {
@@ -13,26 +13,66 @@ void add_to(T& target, Accumulate<T> value) {
   target = narrow<T>(widen(target) + value);
 }
 
-// Every sampling stores line by line; entry (i, j) of the planes goes to place(i, j) of the estimate.
 template <class T>
-void unpack_as(const UnpackArgs& args, const Sampler& sampler, const int64_t* index) {
-  const auto* values = static_cast<const T*>(args.saved);
-  auto* out = static_cast<T*>(args.out);
-  const int64_t k = sampler.k(), cols = args.features;
-  std::memset(args.out, 0, args.rows * cols * sizeof(T));
-  if (args.spec.sampling == Sampling::kRows) {
-    for (int64_t i = 0; i < k; ++i) {
-      const auto weight = sampler.template weight<Accumulate<T>>(i);
-      for (int64_t c = 0; c < cols; ++c) add_to(out[index[i] * cols + c], widen(values[i * cols + c]) * weight);
+void unpack_rows(const UnpackArgs& args, const SavedView& saved, int64_t* list) {
+  using Sum = Accumulate<T>;
+  const Sampler sampler(saved.key, saved.salt, args.spec, args.rows);
+  const bool listed = args.spec.draw == Draw::kNorm;
+  for (int64_t tile = 0; tile < saved.layout.tiles; ++tile) {
+    if (!listed) sample({args.exec, args.spec, saved.trailer(), args.rows, tile, list, nullptr});
+    const int64_t width = saved.layout.tile_width(tile);
+    for (int64_t line = 0; line < saved.layout.lines; ++line) {
+      const Sum weight = listed ? static_cast<Sum>(saved.weight()[line]) : sampler.template weight<Sum>(line);
+      T* out = static_cast<T*>(args.out) + (listed ? saved.index() : list)[line] * args.features + tile * kTileWidth;
+      for_each_block(width, [&](int64_t begin, int64_t count) {
+        Sum values[kBlock];
+        decode_block<T>(saved, tile, line, begin, count, values);
+        for (int64_t c = 0; c < count; ++c) add_to(out[begin + c], values[c] * weight);
+      });
     }
-    return;
   }
-  parallel_for(args.exec, args.rows, grain_for(cols * sizeof(T)), [&](int64_t begin, int64_t end) {
+}
+
+template <class T>
+void unpack_features(const UnpackArgs& args, const SavedView& saved, const int64_t* list) {
+  using Sum = Accumulate<T>;
+  const Sampler sampler(saved.key, saved.salt, args.spec, args.features);
+  const int64_t k = sampler.k();
+  parallel_for(args.exec, args.rows, grain_for(args.features * sizeof(T)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      for (int64_t j = 0; j < k; ++j) {
-        const int64_t column = index ? index[j] : sampler.index(r, j);
-        add_to(out[r * cols + column], widen(values[r * k + j]) * sampler.template weight<Accumulate<T>>(j));
-      }
+      for_each_block(k, [&](int64_t first, int64_t count) {
+        Sum values[kBlock];
+        decode_block<T>(saved, 0, r, first, count, values);
+        for (int64_t j = first; j < first + count; ++j) {
+          const int64_t column = list ? list[j] : sampler.index(r, j);
+          add_to(static_cast<T*>(args.out)[r * args.features + column],
+                 values[j - first] * sampler.template weight<Sum>(j));
+        }
+      });
+    }
+  });
+}
+
+// x R R^T / k from the stored scale * x R.
+template <class T>
+void unpack_projected(const UnpackArgs& args, const SavedView& saved) {
+  using Sum = Accumulate<T>;
+  const int64_t k = saved.layout.width;
+  const Sum factor = static_cast<Sum>(1 / (static_cast<double>(k) * project_scale(k)));
+  parallel_for(args.exec, args.rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      T* out = static_cast<T*>(args.out) + r * args.features;
+      for_each_block(k, [&](int64_t first, int64_t count) {
+        Sum values[kBlock];
+        decode_block<T>(saved, 0, r, first, count, values);
+        for (int64_t f = 0; f < args.features; ++f) {
+          Sum sum = 0;
+          for (int64_t j = 0; j < count; ++j) {
+            sum += sign_bit(sign_call(saved.key, saved.salt, f, first + j), first + j) ? values[j] : -values[j];
+          }
+          add_to(out[f], sum * factor);
+        }
+      });
     }
   });
 }
@@ -40,25 +80,32 @@ void unpack_as(const UnpackArgs& args, const Sampler& sampler, const int64_t* in
 }  // namespace
 
 int64_t unpack_workspace(const UnpackArgs& args) {
-  if (args.spec.sampling == Sampling::kDifferent) return 0;
-  const int64_t n = args.spec.sampling == Sampling::kRows ? args.rows : args.features;
-  return kept(n, args.spec.num, args.spec.den) * 8;
+  return kept(samples_rows(args.spec.sampling) ? args.rows : args.features, args.spec.num, args.spec.den) * 8;
 }
 
 int unpack(const UnpackArgs& args) {
-  const auto layout = saved_layout(args.spec, args.dtype, args.rows, args.features);
-  const auto* trailer =
-      reinterpret_cast<const Trailer*>(static_cast<const char*>(args.saved) + layout.trailer);
-  const int64_t n = args.spec.sampling == Sampling::kRows ? args.rows : args.features;
-  int64_t* index = nullptr;
-  if (args.spec.sampling != Sampling::kDifferent) {
-    index = static_cast<int64_t*>(args.workspace);
-    sample({args.exec, args.spec, trailer, n, index, nullptr});
-  }
-  const Sampler sampler(trailer->key, trailer->salt, args.spec, n);
+  const SavedView saved(args.spec, args.dtype, args.rows, args.features, args.saved);
+  auto* list = static_cast<int64_t*>(args.workspace);
+  std::memset(args.out, 0, args.rows * args.features * saved.layout.item);
   return visit_dtype(args.dtype, [&](auto tag) {
-    unpack_as<typename decltype(tag)::type>(args, sampler, index);
-    return 0;
+    using T = typename decltype(tag)::type;
+    switch (args.spec.sampling) {
+      case Sampling::kRows:
+      case Sampling::kTileRows:
+        unpack_rows<T>(args, saved, list);
+        return 0;
+      case Sampling::kSame:
+        sample({args.exec, args.spec, saved.trailer(), args.features, 0, list, nullptr});
+        unpack_features<T>(args, saved, list);
+        return 0;
+      case Sampling::kDifferent:
+        unpack_features<T>(args, saved, nullptr);
+        return 0;
+      case Sampling::kProject:
+        unpack_projected<T>(args, saved);
+        return 0;
+    }
+    return 1;
   });
 }
 

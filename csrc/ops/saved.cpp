@@ -39,26 +39,51 @@ Saved Saved::create(const Tensor& like, const SketchSpec& spec, DType dtype, int
   return saved;
 }
 
-Tensor Saved::sample() const {
+Tensor Saved::sample(int64_t tile) const {
+  const int64_t k = layout_.lines;
+  if (spec_.draw == Draw::kNorm) {
+    return view_of(buffer_, static_cast<char*>(data()) + layout_.index, {k}, {1}, ScalarType::Long);
+  }
   const Execution run(buffer_);
   const Backend& backend = backend_of(buffer_);
-  const int64_t k = sampler().k();
-  Tensor index = empty_like_device(buffer_, {k}, ScalarType::Long);
-  SampleArgs args{run.exec(), spec_, trailer(), sampled_length(), index.mutable_data_ptr<int64_t>(), nullptr};
+  Tensor index = empty_like_device(buffer_, {sampler().k()}, ScalarType::Long);
+  SampleArgs args{run.exec(), spec_, trailer(), sampled_length(), tile, index.mutable_data_ptr<int64_t>(), nullptr};
   const Tensor workspace = scratch(buffer_, backend.sample_workspace(args));
   args.workspace = workspace.mutable_data_ptr();
   check_status(buffer_, backend.sample(args), "sample");
   return index;
 }
 
-Tensor Saved::values(int64_t row, int64_t col, int64_t rows, int64_t cols) const {
-  const int64_t pitch = layout_.stored_cols;
-  char* first = static_cast<char*>(data()) + (row * pitch + col) * item_size(dtype_);
-  return view_of(buffer_, first, {rows, cols}, {pitch, 1}, scalar_type_of(dtype_));
+const float* Saved::weights() const {
+  if (spec_.draw != Draw::kNorm) return nullptr;
+  return reinterpret_cast<const float*>(static_cast<const char*>(data()) + layout_.weight);
 }
 
-Tensor Saved::rows(int64_t begin, int64_t end) const { return values(begin, 0, end - begin, layout_.stored_cols); }
+Tensor Saved::lines(int64_t tile, int64_t begin, int64_t end, bool widen) const {
+  const int64_t width = layout_.tile_width(tile), count = end - begin;
+  if (!layout_.bits) {
+    char* first = static_cast<char*>(data()) + layout_.line_offset(tile, begin);
+    const Tensor plain = view_of(buffer_, first, {count, width}, {width, 1}, scalar_type_of(dtype_));
+    return widen ? torch::stable::to(plain, ScalarType::Float) : plain;
+  }
+  const Execution run(buffer_);
+  Tensor out = empty_like_device(buffer_, {count, width}, widen ? ScalarType::Float : scalar_type_of(dtype_));
+  const int64_t first = tile * layout_.lines + begin;
+  check_status(buffer_,
+               backend_of(buffer_).decode({run.exec(), spec_, dtype_, widen, rows_, features_, data(), first,
+                                           first + count, out.mutable_data_ptr()}),
+               "decode");
+  return out;
+}
 
-Tensor Saved::columns(int64_t begin, int64_t end) const { return values(0, begin, layout_.stored_rows, end - begin); }
+Tensor Saved::signs(int64_t begin, int64_t end, DType dtype) const {
+  const Execution run(buffer_);
+  Tensor out = empty_like_device(buffer_, {end - begin, layout_.width}, scalar_type_of(dtype));
+  check_status(buffer_,
+               backend_of(buffer_).signs(
+                   {run.exec(), spec_, dtype, trailer(), features_, begin, end, out.mutable_data_ptr()}),
+               "signs");
+  return out;
+}
 
 }  // namespace rad::ops

@@ -23,15 +23,17 @@ class Saved {
 
   // Sizes and weights of the sample. Not its indices: the key lies on the device.
   Sampler sampler() const { return Sampler(0, 0, spec_, sampled_length()); }
-  // The kept indices of `rows` or `same`, int64, on the device.
-  Tensor sample() const;
-  // Stored lines as tensors over the buffer's memory.
-  Tensor rows(int64_t begin, int64_t end) const;
-  Tensor columns(int64_t begin, int64_t end) const;
+  // The kept indices of one tile, int64, on the device: drawn again, or the norm draw's own plane.
+  Tensor sample(int64_t tile) const;
+  // The norm draw's weights on the device, else null.
+  const float* weights() const;
+  // Stored lines [begin, end) of a tile as numbers: over the buffer's own memory, or decoded.
+  Tensor lines(int64_t tile, int64_t begin, int64_t end, bool widen) const;
+  // Rows [begin, end) of the sign matrix of `project`.
+  Tensor signs(int64_t begin, int64_t end, DType dtype) const;
 
  private:
-  int64_t sampled_length() const { return spec_.sampling == Sampling::kRows ? rows_ : features_; }
-  Tensor values(int64_t row, int64_t col, int64_t rows, int64_t cols) const;
+  int64_t sampled_length() const { return samples_rows(spec_.sampling) ? rows_ : features_; }
 
   Tensor buffer_;
   SketchSpec spec_;

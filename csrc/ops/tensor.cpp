@@ -35,10 +35,11 @@ void* current_stream(int32_t device) {
   return stream;
 }
 
-#define RAD_BACKEND(ns)                                                                                   \
-  Backend {                                                                                               \
-    &ns::sample_workspace, &ns::sample, &ns::pack_workspace, &ns::pack, &ns::unpack_workspace, &ns::unpack, \
-        &ns::gather, &ns::scatter, &ns::linear_wgrad_workspace, &ns::linear_wgrad, &ns::relu, &ns::masked  \
+#define RAD_BACKEND(ns)                                                                                    \
+  Backend {                                                                                                \
+    &ns::sample_workspace, &ns::sample, &ns::norm_sample_workspace, &ns::norm_sample, &ns::pack_workspace, \
+        &ns::pack, &ns::unpack_workspace, &ns::unpack, &ns::decode, &ns::signs, &ns::gather, &ns::scatter, \
+        &ns::linear_wgrad_workspace, &ns::linear_wgrad, &ns::relu, &ns::masked, &ns::dropout               \
   }
 
 }  // namespace
@@ -152,12 +153,14 @@ Tensor mm_fp32(const Tensor& a, const Tensor& b) {
 }
 
 SketchSpec decode_spec(const std::vector<int64_t>& spec) {
-  RAD_CHECK(spec.size() == 4, "spec must be [num, den, sampling, draw], got ", spec.size(), " numbers");
-  const int64_t num = spec[0], den = spec[1];
+  RAD_CHECK(spec.size() == 5, "spec must be [num, den, sampling, draw, bits], got ", spec.size(), " numbers");
+  const int64_t num = spec[0], den = spec[1], bits = spec[4];
   RAD_CHECK(0 < num && num <= den && den <= 1000000, "spec: keep = ", num, "/", den, " is not in (0, 1]");
-  RAD_CHECK(0 <= spec[2] && spec[2] <= 2 && 0 <= spec[3] && spec[3] <= 1, "spec: unknown sampling ", spec[2],
-            " or draw ", spec[3]);
-  return {num, den, static_cast<Sampling>(spec[2]), static_cast<Draw>(spec[3])};
+  RAD_CHECK(0 <= spec[2] && spec[2] <= 4, "spec: unknown sampling ", spec[2]);
+  RAD_CHECK(0 <= spec[3] && spec[3] <= 3, "spec: unknown draw ", spec[3]);
+  RAD_CHECK(bits == 0 || bits == 1 || bits == 2 || bits == 4 || bits == 8, "spec: bits must be 0, 1, 2, 4 or 8, got ",
+            bits);
+  return {num, den, static_cast<Sampling>(spec[2]), static_cast<Draw>(spec[3]), static_cast<int32_t>(bits)};
 }
 
 }  // namespace rad::ops

@@ -23,16 +23,21 @@ using torch::stable::Tensor;
 struct Backend {
   decltype(&cpu::sample_workspace) sample_workspace;
   decltype(&cpu::sample) sample;
+  decltype(&cpu::norm_sample_workspace) norm_sample_workspace;
+  decltype(&cpu::norm_sample) norm_sample;
   decltype(&cpu::pack_workspace) pack_workspace;
   decltype(&cpu::pack) pack;
   decltype(&cpu::unpack_workspace) unpack_workspace;
   decltype(&cpu::unpack) unpack;
+  decltype(&cpu::decode) decode;
+  decltype(&cpu::signs) signs;
   decltype(&cpu::gather) gather;
   decltype(&cpu::scatter) scatter;
   decltype(&cpu::linear_wgrad_workspace) linear_wgrad_workspace;
   decltype(&cpu::linear_wgrad) linear_wgrad;
   decltype(&cpu::relu) relu;
   decltype(&cpu::masked) masked;
+  decltype(&cpu::dropout) dropout;
 };
 const Backend& backend_of(const Tensor& tensor);
 
@@ -76,7 +81,7 @@ void addmm(Tensor& out, const Tensor& a, const Tensor& b, double beta, double al
 // a @ b summed and returned in fp32 for 16-bit a, b (CUDA only).
 Tensor mm_fp32(const Tensor& a, const Tensor& b);
 
-// spec = [num, den, sampling, draw], as rad_kernels.Sketch encodes it.
+// spec = [num, den, sampling, draw, bits], as rad_kernels.Sketch encodes it.
 SketchSpec decode_spec(const std::vector<int64_t>& spec);
 
 }  // namespace rad::ops

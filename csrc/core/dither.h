@@ -1,0 +1,102 @@
+// Subtractive dither (docs/maths.md, dither): codes whose decoding is exactly unbiased with error variance
+// step^2 / 12. Every operation is one IEEE rounding in a fixed order, so all devices write the same codes.
+#pragma once
+#include "core/philox.h"
+
+#if !defined(__CUDA_ARCH__)
+#include <cmath>
+#include <cstring>
+#endif
+
+namespace rad {
+
+constexpr int kGroup = 64;  // consecutive stored values that share (lo, step)
+
+// Plain operators compile to fused ones on some targets; these never do (host code is built without
+// contraction).
+RAD_HD float product(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+RAD_HD double product(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+RAD_HD uint32_t float_bits(float f) {
+#if defined(__CUDA_ARCH__)
+  return __float_as_uint(f);
+#else
+  uint32_t u;
+  std::memcpy(&u, &f, 4);
+  return u;
+#endif
+}
+RAD_HD float bits_float(uint32_t u) {
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(u);
+#else
+  float f;
+  std::memcpy(&f, &u, 4);
+  return f;
+#endif
+}
+
+// The smallest bf16 that is at least f >= 0, as a float; NaN and infinity give NaN.
+RAD_HD float step_up_to_bf16(float f) {
+  const uint32_t u = float_bits(f);
+  if (u >= 0x7F7F0001u) return bits_float(0x7FC00000u);
+  return bits_float((u + 0xFFFFu) & 0xFFFF0000u);
+}
+
+// The 16 random bits of stored value `column` of stored line `line`: eight to a Philox call.
+RAD_HD Words dither_call(uint64_t key, uint64_t salt, int64_t line, int64_t column) {
+  return random_words(key, salt, Role::kDither, line, column >> 3);
+}
+RAD_HD uint32_t dither_noise(const Words& call, int64_t column) {
+  return call.w[(column >> 1) & 3] >> (16 * (column & 1)) & 0xFFFFu;
+}
+
+// Real is float, or double for fp64 activations. `lo` is the group's least value, exactly.
+template <class Real>
+struct Dither {
+  Real lo, step;
+  int levels;  // 2^bits - 1
+
+  RAD_HD Dither(Real lo_, Real step_, int bits) : lo(lo_), step(step_), levels((1 << bits) - 1) {}
+
+  // The step of a group with range [lo, hi]: a bf16 value of at least (hi - lo) / levels.
+  RAD_HD static float step_for(Real lo, Real hi, int bits) {
+    const Real range = hi - lo;
+    const int levels = (1 << bits) - 1;
+    float step = step_up_to_bf16(static_cast<float>(range / static_cast<Real>(levels)));
+    // A quotient that was rounded down to a bf16 value would put hi above the last level.
+    if (range / static_cast<Real>(step) > static_cast<Real>(levels)) step = bits_float(float_bits(step) + 0x10000u);
+    return step;
+  }
+
+  // u + 1/2 with u = (noise + 1/2) / 2^16 - 1/2, the noise centred on zero.
+  RAD_HD static Real fraction(uint32_t noise) {
+    return product(static_cast<Real>(2 * noise + 1), static_cast<Real>(1.0 / 131072));
+  }
+
+  RAD_HD uint32_t encode(Real value, uint32_t noise) const {
+    if (!(step > 0)) return 0;  // all values equal, or not finite
+    const Real t = (value - lo) / step, whole = static_cast<Real>(static_cast<int>(t));
+    const int code = static_cast<int>(whole) + (fraction(noise) >= Real(1) - (t - whole) ? 1 : 0);
+    return code > levels ? levels : code;
+  }
+
+  RAD_HD Real decode(uint32_t code, uint32_t noise) const {
+    if (step == 0) return lo;
+    return lo + product(step, static_cast<Real>(code) - (fraction(noise) - Real(0.5)));
+  }
+};
+
+}  // namespace rad

@@ -1,0 +1,158 @@
+#include "cpu/codes.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "core/dither.h"
+#include "cpu/lanes.h"
+
+namespace rad::cpu {
+namespace {
+
+uint16_t bf16_bits(float step) { return static_cast<uint16_t>(float_bits(step) >> 16); }
+float bf16_value(uint16_t bits) { return bits_float(static_cast<uint32_t>(bits) << 16); }
+
+// The loops of one group: fixed length and no branches, so that they vectorise.
+template <class Real>
+struct Group {
+  static inline __attribute__((always_inline)) void range(const Real* v, Real* lo, Real* hi) {
+    Real least = v[0], most = v[0];
+    bool finite = true;
+    for (int i = 0; i < kGroup; ++i) {
+      least = v[i] < least ? v[i] : least;
+      most = v[i] > most ? v[i] : most;
+      finite &= v[i] - v[i] == 0;
+    }
+    *lo = finite ? least : v[0] - v[0];
+    *hi = finite ? most : std::numeric_limits<Real>::infinity();
+  }
+
+  static inline __attribute__((always_inline)) void encode(const Dither<Real>& dither, const Real* v,
+                                                           const uint16_t* noise, uint8_t* codes) {
+    for (int i = 0; i < kGroup; ++i) codes[i] = static_cast<uint8_t>(dither.encode(v[i], noise[i]));
+  }
+
+  static inline __attribute__((always_inline)) void decode(const Dither<Real>& dither, const uint8_t* codes,
+                                                           const uint16_t* noise, Real* out) {
+    for (int i = 0; i < kGroup; ++i) out[i] = dither.decode(codes[i], noise[i]);
+  }
+};
+
+RAD_VECTOR_CLONES void range_of(const float* v, float* lo, float* hi) { Group<float>::range(v, lo, hi); }
+RAD_VECTOR_CLONES void range_of(const double* v, double* lo, double* hi) { Group<double>::range(v, lo, hi); }
+RAD_VECTOR_CLONES void encode_group(const Dither<float>& d, const float* v, const uint16_t* noise, uint8_t* codes) {
+  Group<float>::encode(d, v, noise, codes);
+}
+RAD_VECTOR_CLONES void encode_group(const Dither<double>& d, const double* v, const uint16_t* noise, uint8_t* codes) {
+  Group<double>::encode(d, v, noise, codes);
+}
+RAD_VECTOR_CLONES void decode_group(const Dither<float>& d, const uint8_t* codes, const uint16_t* noise, float* out) {
+  Group<float>::decode(d, codes, noise, out);
+}
+RAD_VECTOR_CLONES void decode_group(const Dither<double>& d, const uint8_t* codes, const uint16_t* noise, double* out) {
+  Group<double>::decode(d, codes, noise, out);
+}
+
+// `bits` and the group length divide a byte's and a word's, so codes pack byte by byte.
+template <int kBits>
+void pack_codes(const uint8_t* codes, uint8_t* bytes) {
+  constexpr int kPer = 8 / kBits;
+  for (int i = 0; i < kGroup / kPer; ++i) {
+    uint32_t byte = 0;
+    for (int j = 0; j < kPer; ++j) byte |= static_cast<uint32_t>(codes[i * kPer + j]) << (kBits * j);
+    bytes[i] = static_cast<uint8_t>(byte);
+  }
+}
+
+template <int kBits>
+void unpack_codes(const uint8_t* bytes, uint8_t* codes) {
+  constexpr int kPer = 8 / kBits, kMask = (1 << kBits) - 1;
+  for (int i = 0; i < kGroup / kPer; ++i) {
+    for (int j = 0; j < kPer; ++j) codes[i * kPer + j] = bytes[i] >> (kBits * j) & kMask;
+  }
+}
+
+template <class F>
+void with_bits(int64_t bits, const F& f) {
+  switch (bits) {
+    case 8:
+      return f(std::integral_constant<int, 8>{});
+    case 4:
+      return f(std::integral_constant<int, 4>{});
+    case 2:
+      return f(std::integral_constant<int, 2>{});
+    default:
+      return f(std::integral_constant<int, 1>{});
+  }
+}
+
+// Bytes of the codes of the group that starts at `at`; the last one of a line ends with its last word.
+int64_t code_bytes(const SavedLayout& m, int64_t tile, int64_t at) {
+  return std::min<int64_t>(kGroup * m.bits / 8, m.pitch(tile) - at * m.bits / 8);
+}
+
+}  // namespace
+
+template <class T>
+void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count, const T* values) {
+  using Real = Accumulate<T>;
+  const SavedLayout& m = saved.layout;
+  const int64_t bits = m.bits, end = begin + count;
+  uint16_t noise[kBlock];
+  alignas(64) Real group[kGroup];
+  alignas(64) uint8_t codes[kGroup], bytes[kGroup];
+  dither_block(saved.key, saved.salt, tile * m.lines + line, begin, noise);
+  for (int64_t at = begin; at < end; at += kGroup, values += kGroup) {
+    const int64_t used = std::min<int64_t>(kGroup, end - at);
+    for (int64_t i = 0; i < used; ++i) group[i] = widen(values[i]);
+    std::fill(group + used, group + kGroup, group[0]);
+    Real lo, hi;
+    range_of(group, &lo, &hi);
+    const float step = Dither<Real>::step_for(lo, hi, static_cast<int>(bits));
+    encode_group(Dither<Real>(lo, step, static_cast<int>(bits)), group, noise + (at - begin), codes);
+    std::fill(codes + used, codes + kGroup, uint8_t{0});
+    with_bits(bits, [&](auto b) { pack_codes<decltype(b)::value>(codes, bytes); });
+    std::memcpy(saved.line(tile, line) + at * bits / 8, bytes, code_bytes(m, tile, at));
+    const int64_t place = m.group_place(tile, at / kGroup, line);
+    reinterpret_cast<T*>(saved.data + m.lo)[place] = narrow<T>(lo);
+    reinterpret_cast<uint16_t*>(saved.data + m.step)[place] = bf16_bits(step);
+  }
+}
+
+template <class T>
+void decode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count,
+                  Accumulate<T>* out) {
+  using Real = Accumulate<T>;
+  const SavedLayout& m = saved.layout;
+  const int64_t bits = m.bits, end = begin + count;
+  if (!bits) {
+    const T* values = reinterpret_cast<const T*>(saved.line(tile, line)) + begin;
+    for (int64_t i = 0; i < count; ++i) out[i] = widen(values[i]);
+    return;
+  }
+  uint16_t noise[kBlock];
+  alignas(64) Real group[kGroup];
+  alignas(64) uint8_t codes[kGroup], bytes[kGroup] = {};
+  dither_block(saved.key, saved.salt, tile * m.lines + line, begin, noise);
+  for (int64_t at = begin; at < end; at += kGroup, out += kGroup) {
+    std::memcpy(bytes, saved.line(tile, line) + at * bits / 8, code_bytes(m, tile, at));
+    with_bits(bits, [&](auto b) { unpack_codes<decltype(b)::value>(bytes, codes); });
+    const int64_t place = m.group_place(tile, at / kGroup, line);
+    const Real lo = widen(reinterpret_cast<const T*>(saved.data + m.lo)[place]);
+    const float step = bf16_value(reinterpret_cast<const uint16_t*>(saved.data + m.step)[place]);
+    decode_group(Dither<Real>(lo, step, static_cast<int>(bits)), codes, noise + (at - begin), group);
+    std::copy(group, group + std::min<int64_t>(kGroup, end - at), out);
+  }
+}
+
+#define RAD_INSTANTIATE(T)                                                                            \
+  template void encode_block<T>(const SavedView&, int64_t, int64_t, int64_t, int64_t, const T*);    \
+  template void decode_block<T>(const SavedView&, int64_t, int64_t, int64_t, int64_t, Accumulate<T>*);
+RAD_INSTANTIATE(float)
+RAD_INSTANTIATE(double)
+RAD_INSTANTIATE(BFloat16)
+RAD_INSTANTIATE(Half)
+
+}  // namespace rad::cpu

@@ -1,0 +1,46 @@
+// One stored line of `saved`, written and read as numbers, plain or dithered.
+#pragma once
+#include "core/dtype.h"
+#include "core/layout.h"
+
+namespace rad::cpu {
+
+// `saved` with its layout and random state.
+struct SavedView {
+  SavedLayout layout;
+  SketchSpec spec;
+  char* data;
+  uint64_t key, salt;
+
+  SavedView(const SketchSpec& spec_, DType dtype, int64_t rows, int64_t features, const void* saved)
+      : layout(saved_layout(spec_, dtype, rows, features)),
+        spec(spec_),
+        data(static_cast<char*>(const_cast<void*>(saved))),
+        key(trailer()->key),
+        salt(trailer()->salt) {}
+
+  Trailer* trailer() const { return reinterpret_cast<Trailer*>(data + layout.trailer); }
+  const int64_t* index() const { return reinterpret_cast<const int64_t*>(data + layout.index); }
+  const float* weight() const { return reinterpret_cast<const float*>(data + layout.weight); }
+  char* line(int64_t tile, int64_t number) const { return data + layout.line_offset(tile, number); }
+};
+
+// Values are written and read in blocks that start at multiples of kBlock, a whole number of groups.
+constexpr int64_t kBlock = 128;
+
+// body(begin, count) over the blocks of a line.
+template <class Body>
+void for_each_block(int64_t width, const Body& body) {
+  for (int64_t begin = 0; begin < width; begin += kBlock) body(begin, width - begin < kBlock ? width - begin : kBlock);
+}
+
+// values [count <= kBlock] -> codes, lo and step of positions begin... of that line.
+template <class T>
+void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count, const T* values);
+
+// Those positions as numbers: decoded, or copied when values are plain.
+template <class T>
+void decode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count,
+                  Accumulate<T>* out);
+
+}  // namespace rad::cpu

@@ -158,7 +158,9 @@ def extension(torch: ModuleType):
     # Contraction off: a multiply-add must round the same way on every compiler, core and thread count.
     common = ["-fvisibility=hidden", "-ffp-contract=off", f"-ffile-prefix-map={ROOT}/="]
     cxx_level, nvcc_level = OPTIMISE[debug]
-    cxx = [*common, *cxx_level, "-Wall", "-Wextra", "-Wno-unused-parameter"]
+    # Named, because torch 2.11 would choose C++17 where torch 2.13 chooses C++20.
+    standard = "-std=c++20"
+    cxx = [standard, *common, *cxx_level, "-Wall", "-Wextra", "-Wno-unused-parameter"]
     macros = [
         ("TORCH_TARGET_VERSION", f"0x{STABLE_ABI[0]:02x}{STABLE_ABI[1]:02x}000000000000"),
         ("RAD_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
@@ -173,7 +175,7 @@ def extension(torch: ModuleType):
         files += sources("csrc/cuda/*.cu")
         include.append(str(toolkit.home / "include"))
         macros += [("RAD_WITH_CUDA", "1"), ("RAD_CUDA_ARCHS", f'"{";".join(archs)}"')]
-        nvcc = [*nvcc_level, "--threads=2", *gencode(archs)]
+        nvcc = [standard, *nvcc_level, "--threads=2", *gencode(archs)]
         nvcc += [f"-Xcompiler={flag}" for flag in common]
         # CUDA torch has this libcudart loaded already; a CPU-only torch (cross build) has to be told where.
         link = [str(toolkit.cudart)]

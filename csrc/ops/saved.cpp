@@ -12,10 +12,10 @@ void place_key(const Tensor& like, uint64_t* target, const std::optional<Tensor>
     torch::stable::copy_(slot, torch::stable::reshape(*key, {1}));
     return;
   }
-  // On the device, by torch's own generator: manual_seed, fork_rng, checkpointing and graph capture all apply.
+  // On the device, by torch's own generator: manual_seed, fork_rng, checkpointing and capture all apply.
   using torch::stable::detail::from;
   std::array<StableIValue, 2> stack{from(slot), from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::random_", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::random_", "", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);  // takes ownership of the returned handle
 }
 
@@ -26,9 +26,10 @@ Saved::Saved(const Tensor& buffer, const SketchSpec& spec, DType dtype, int64_t 
       rows_(rows),
       features_(features),
       layout_(saved_layout(spec, dtype, rows, features)) {
-  RAD_CHECK(buffer.scalar_type() == ScalarType::Byte && buffer.is_contiguous() && buffer.numel() == layout_.bytes,
-            "saved must be a contiguous uint8 tensor of ", layout_.bytes, " bytes for a matrix of ", rows, " x ",
-            features, ", got ", buffer.numel(), " elements");
+  RAD_CHECK(
+      buffer.scalar_type() == ScalarType::Byte && buffer.is_contiguous() && buffer.numel() == layout_.bytes,
+      "saved must be a contiguous uint8 tensor of ", layout_.bytes, " bytes for a matrix of ", rows, " x ",
+      features, ", got ", buffer.numel(), " elements");
 }
 
 Saved Saved::create(const Tensor& like, const SketchSpec& spec, DType dtype, int64_t rows, int64_t features,
@@ -57,8 +58,12 @@ Tensor Saved::values(int64_t row, int64_t col, int64_t rows, int64_t cols) const
   return view_of(buffer_, first, {rows, cols}, {pitch, 1}, scalar_type_of(dtype_));
 }
 
-Tensor Saved::rows(int64_t begin, int64_t end) const { return values(begin, 0, end - begin, layout_.stored_cols); }
+Tensor Saved::rows(int64_t begin, int64_t end) const {
+  return values(begin, 0, end - begin, layout_.stored_cols);
+}
 
-Tensor Saved::columns(int64_t begin, int64_t end) const { return values(0, begin, layout_.stored_rows, end - begin); }
+Tensor Saved::columns(int64_t begin, int64_t end) const {
+  return values(0, begin, layout_.stored_rows, end - begin);
+}
 
 }  // namespace rad::ops

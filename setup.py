@@ -21,8 +21,9 @@ from typing import NamedTuple
 from setuptools import setup
 
 ROOT = Path(__file__).parent.resolve()
-STABLE_ABI = (2, 10)  # the LibTorch ABI that csrc/ops is written to
+ABI_MACRO = "0x020a000000000000"  # TORCH_TARGET_VERSION: csrc/ops is written to the stable ABI of 2.10
 MIN_TORCH = (2, 11)  # the oldest torch that it is run on
+STANDARD = "-std=c++20"  # named, because torch 2.11 would choose C++17 where torch 2.13 chooses C++20
 OPTIMISE = {  # RAD_KERNELS_DEBUG -> flags for g++, for nvcc
     "0": (["-O3", "-g0"], ["-O3"]),
     "lines": (["-O3", "-g1"], ["-O3", "-lineinfo"]),
@@ -158,11 +159,9 @@ def extension(torch: ModuleType):
     # Contraction off: a multiply-add must round the same way on every compiler, core and thread count.
     common = ["-fvisibility=hidden", "-ffp-contract=off", f"-ffile-prefix-map={ROOT}/="]
     cxx_level, nvcc_level = OPTIMISE[debug]
-    # Named, because torch 2.11 would choose C++17 where torch 2.13 chooses C++20.
-    standard = "-std=c++20"
-    cxx = [standard, *common, *cxx_level, "-Wall", "-Wextra", "-Wno-unused-parameter"]
+    cxx = [STANDARD, *common, *cxx_level, "-Wall", "-Wextra", "-Wno-unused-parameter"]
     macros = [
-        ("TORCH_TARGET_VERSION", f"0x{STABLE_ABI[0]:02x}{STABLE_ABI[1]:02x}000000000000"),
+        ("TORCH_TARGET_VERSION", ABI_MACRO),
         ("RAD_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
     ]
     files = sources("csrc/ops/*.cpp", "csrc/cpu/*.cpp")
@@ -175,7 +174,7 @@ def extension(torch: ModuleType):
         files += sources("csrc/cuda/*.cu")
         include.append(str(toolkit.home / "include"))
         macros += [("RAD_WITH_CUDA", "1"), ("RAD_CUDA_ARCHS", f'"{";".join(archs)}"')]
-        nvcc = [standard, *nvcc_level, "--threads=2", *gencode(archs)]
+        nvcc = [STANDARD, *nvcc_level, "--threads=2", *gencode(archs)]
         nvcc += [f"-Xcompiler={flag}" for flag in common]
         # CUDA torch has this libcudart loaded already; a CPU-only torch (cross build) has to be told where.
         link = [str(toolkit.cudart)]

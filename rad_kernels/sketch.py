@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from dataclasses import dataclass
 from fractions import Fraction
@@ -58,8 +57,9 @@ class Sketch:
     def __post_init__(self) -> None:
         if isinstance(self.keep, bool) or not isinstance(self.keep, numbers.Real):
             raise TypeError(f"keep must be a real number in (0, 1], got {self.keep!r}")
-        if not (math.isfinite(self.keep) and 0 < self.keep <= 1):
+        if not 0 < self.keep <= 1:  # NaN included
             raise ValueError(f"keep must be in (0, 1], got {self.keep!r}")
+        object.__setattr__(self, "keep", float(self.keep))
         for name, value, known in (("sampling", self.sampling, SAMPLINGS), ("draw", self.draw, DRAWS)):
             if not isinstance(value, str):
                 raise TypeError(f"{name} must be a string, one of {', '.join(known)}; got {value!r}")
@@ -67,7 +67,9 @@ class Sketch:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
         if self.draw not in VALID_DRAWS[self.sampling]:
             allowed = ", ".join(VALID_DRAWS[self.sampling])
-            raise ValueError(f"draw {self.draw!r} does not go with sampling {self.sampling!r}: use one of {allowed}")
+            raise ValueError(
+                f"draw {self.draw!r} does not go with sampling {self.sampling!r}: use one of {allowed}"
+            )
         if self.bits is not None:
             raise ValueError(f"bits must be None, got {self.bits!r}")
         fraction = Fraction(self.keep).limit_denominator(10**6)
@@ -101,7 +103,9 @@ class Sketch:
         if self.is_exact:
             return False
         exact = rows * features * dtype.itemsize
-        return saved_nbytes(rows, features, dtype, self) * WORTHWHILE.denominator < exact * WORTHWHILE.numerator
+        return (
+            saved_nbytes(rows, features, dtype, self) * WORTHWHILE.denominator < exact * WORTHWHILE.numerator
+        )
 
     @classmethod
     def parse(cls, text: str) -> Sketch:
@@ -114,16 +118,18 @@ class Sketch:
             raise TypeError(f"a sketch must be a string like 'rows:0.1', got {text!r}")
         parts = text.split(":")
         if not 2 <= len(parts) <= 3:
-            raise ValueError(f"a sketch must look like 'rows:0.1' or 'same:0.1:with_replacement', got {text!r}")
+            raise ValueError(
+                f"a sketch must look like 'rows:0.1' or 'same:0.1:with_replacement', got {text!r}"
+            )
         try:
             keep = float(parts[1])
         except ValueError:
             raise ValueError(f"keep must be a number in (0, 1], got {parts[1]!r} in {text!r}") from None
-        return cls(keep, parts[0], *parts[2:])
+        return cls(keep, parts[0], parts[2] if len(parts) == 3 else "stratified")
 
     def __str__(self) -> str:
         tail = "" if self.draw == "stratified" else f":{self.draw}"
-        return f"{self.sampling}:{self.keep:g}{tail}"
+        return f"{self.sampling}:{self.keep!r}{tail}"
 
     def to_dict(self) -> dict[str, object]:
         """The constructor's arguments, for JSON: ``Sketch(**sketch.to_dict()) == sketch``."""

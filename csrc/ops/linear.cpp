@@ -157,7 +157,7 @@ Tensor linear_wgrad(const Tensor& dy, const Tensor& buffer, int64_t features, st
   const SketchSpec spec = decode_spec(spec_numbers);
   const Matrix matrix = as_matrix(dy);
   const Saved saved(buffer, spec, dtype_of(dy), matrix.view.rows, features);
-  if (matrix.view.rows == 0 || features == 0) {
+  if (matrix.view.rows == 0 || matrix.view.cols == 0 || features == 0) {
     return torch::stable::new_zeros(dy, {matrix.view.cols, features}, scalar_type_of(saved.dtype()));
   }
   switch (spec.sampling) {

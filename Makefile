@@ -34,7 +34,7 @@ help:  ## This list
 	  /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
-venv: $(ENVIRONMENT)  ## Make or refresh the virtual environment ($(VENV))
+venv: $(ENVIRONMENT)  ## Make or refresh the virtual environment
 
 $(VENV)/.requirements: requirements/*.txt tools/make_venv.py
 	$(PYTHON) tools/make_venv.py $(VENV)
@@ -95,7 +95,7 @@ pytest: build  ## Python tests; ARGS="-k name" selects
 simt: $(ENVIRONMENT)  ## C++ tests: every kernel executed on the host, with race and bounds checks
 	$(MAKE) -C tests/cpp -j$(JOBS) test CUDA_INC="$$($(PY) tools/cuda_include.py)"
 
-##@ CUDA without a GPU
+##@ CUDA without a GPU, older torch
 
 .PHONY: archs
 archs:  ## Compile the kernels for every architecture: registers, spills and shared memory; fails on a spill
@@ -105,6 +105,10 @@ archs:  ## Compile the kernels for every architecture: registers, spills and sha
 cross: $(ENVIRONMENT)  ## Build the CUDA backend even if torch is CPU-only, link it and import it
 	$(call quietly,RAD_KERNELS_WITH_CUDA=1 $(PY) setup.py build --build-lib build/cross)
 	cd build/cross && $(abspath $(PY)) -c "import rad_kernels; print(rad_kernels.show_config())"
+
+.PHONY: oldest
+oldest: $(ENVIRONMENT)  ## Compile csrc/ops against the headers of the oldest supported torch (downloads 0.5 GB)
+	$(PY) tools/oldest_torch.py
 
 ##@ Ship
 

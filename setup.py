@@ -4,7 +4,7 @@ RAD_KERNELS_WITH_CUDA  auto (default) | 1 | 0    auto: when torch has CUDA and a
 TORCH_CUDA_ARCH_LIST   e.g. "8.0;9.0a+PTX"       default: the visible GPUs, else a portable list
 CUDA_HOME              toolkit to use            default: CUDA_PATH, /usr/local/cuda, nvcc's, pip's wheels
 MAX_JOBS               parallel compile jobs     default: bounded by cores and free memory
-RAD_KERNELS_DEBUG      1: -O0 -g, nvcc -G
+RAD_KERNELS_DEBUG      lines: line numbers for profilers and sanitizers; 1: also unoptimised, for debuggers
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ from typing import NamedTuple
 from setuptools import setup
 
 ROOT = Path(__file__).parent.resolve()
-STABLE_ABI = (2, 10)  # the LibTorch ABI that csrc/ops is written to
+ABI_MACRO = "0x020a000000000000"  # TORCH_TARGET_VERSION: csrc/ops is written to the stable ABI of 2.10
 MIN_TORCH = (2, 11)  # the oldest torch that it is run on
+STANDARD = "-std=c++20"  # named, because torch 2.11 would choose C++17 where torch 2.13 chooses C++20
+OPTIMISE = {  # RAD_KERNELS_DEBUG -> flags for g++, for nvcc
+    "0": (["-O3", "-g0"], ["-O3"]),
+    "lines": (["-O3", "-g1"], ["-O3", "-lineinfo"]),
+    "1": (["-O0", "-g"], ["-O0", "-G"]),
+}
 PORTABLE_ARCHS = ("8.0", "9.0a", "10.0", "12.0+PTX")
 TOOLKIT_WHEELS = "pip install 'cuda-toolkit[nvcc,cudart,cccl]==13.0.*'"
 
@@ -147,13 +153,15 @@ def extension(torch: ModuleType):
 
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         raise fail(f"Python.h is missing for {sys.executable}: install python3-dev (Debian) or python3-devel")
-    debug = setting("RAD_KERNELS_DEBUG") == "1"
+    debug = setting("RAD_KERNELS_DEBUG", "0")
+    if debug not in OPTIMISE:
+        raise fail(f"RAD_KERNELS_DEBUG must be one of {', '.join(OPTIMISE)}, got {debug!r}")
     # Contraction off: a multiply-add must round the same way on every compiler, core and thread count.
     common = ["-fvisibility=hidden", "-ffp-contract=off", f"-ffile-prefix-map={ROOT}/="]
-    optimise = ["-O0", "-g"] if debug else ["-O3", "-g0"]
-    cxx = [*common, *optimise, "-Wall", "-Wextra", "-Wno-unused-parameter"]
+    cxx_level, nvcc_level = OPTIMISE[debug]
+    cxx = [STANDARD, *common, *cxx_level, "-Wall", "-Wextra", "-Wno-unused-parameter"]
     macros = [
-        ("TORCH_TARGET_VERSION", f"0x{STABLE_ABI[0]:02x}{STABLE_ABI[1]:02x}000000000000"),
+        ("TORCH_TARGET_VERSION", ABI_MACRO),
         ("RAD_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
     ]
     files = sources("csrc/ops/*.cpp", "csrc/cpu/*.cpp")
@@ -166,7 +174,7 @@ def extension(torch: ModuleType):
         files += sources("csrc/cuda/*.cu")
         include.append(str(toolkit.home / "include"))
         macros += [("RAD_WITH_CUDA", "1"), ("RAD_CUDA_ARCHS", f'"{";".join(archs)}"')]
-        nvcc = [*(["-O0", "-G"] if debug else ["-O3", "--threads=2"]), "-lineinfo", *gencode(archs)]
+        nvcc = [STANDARD, *nvcc_level, "--threads=2", *gencode(archs)]
         nvcc += [f"-Xcompiler={flag}" for flag in common]
         # CUDA torch has this libcudart loaded already; a CPU-only torch (cross build) has to be told where.
         link = [str(toolkit.cudart)]

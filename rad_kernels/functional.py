@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,14 @@ class SketchWarning(UserWarning):
 
 
 class _LinearWgrad(Function):
-    """dW from a saved buffer. Its own derivative would need the dense activation, which is gone."""
+    """dW from a saved buffer. Its own derivative would need the dense activation, which is gone.
+
+    ``token``, an empty output of the forward pass, ties dW to x in the graph: without it a second derivative
+    that goes through x alone (dy constant) would be zero instead of an error.
+    """
 
     @staticmethod
-    def forward(dy, saved, features, spec):
+    def forward(dy, saved, token, features, spec):
         return ops.linear_wgrad(dy, saved, features, spec)
 
     @staticmethod
@@ -36,16 +41,21 @@ class _LinearWgrad(Function):
         raise RuntimeError("the sampled weight gradient cannot be differentiated again")
 
 
-def _input_grad(dy: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return dy.matmul(weight.to(dy.dtype)).to(dtype)
+def _input_grad(dy: Tensor, weight: Tensor, dtype: torch.dtype, by_columns: bool) -> Tensor:
+    weight = weight.to(dy.dtype)
+    return ((weight.t() @ dy.t()).t() if by_columns else dy @ weight).to(dtype)
 
 
-def _weight_grad(dy: Tensor, saved: Tensor, weight: Tensor, spec: ops.Spec) -> Tensor:
-    return _LinearWgrad.apply(dy, saved, weight.shape[1], spec).to(weight.dtype)
-
-
-def _bias_grad(dy: Tensor, dtype: torch.dtype) -> Tensor:
+def _bias_grad(dy: Tensor, dtype: torch.dtype, flat: bool) -> Tensor:
+    if flat:
+        dy = dy.reshape(-1, dy.shape[-1])
     return (dy.sum(tuple(range(dy.dim() - 1))) if dy.dim() > 1 else dy).to(dtype)
+
+
+def _layout(x: Tensor) -> tuple[bool, bool]:
+    """(column-major matrix, contiguous beyond a matrix): where torch's dx and db take other paths, which give
+    other bits, and for dx other strides."""
+    return x.dim() == 2 and x.stride() == (1, x.shape[0]), x.dim() > 2 and x.is_contiguous()
 
 
 class _Linear(Function):
@@ -53,26 +63,35 @@ class _Linear(Function):
 
     @staticmethod
     def forward(x, weight, bias, spec, dtype):
-        return ops.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), spec)
+        y, saved = ops.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), spec)
+        return y, saved, x.new_empty(0)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         x, weight, bias, ctx.spec, _ = inputs
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(weight, output[1])
-        ctx.x_dtype, ctx.bias_dtype = x.dtype, None if bias is None else bias.dtype
+        _, saved, token = output
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(saved)
+        ctx.save_for_backward(saved, token, weight if ctx.needs_input_grad[0] else None)
+        ctx.dtypes = [None if t is None else t.dtype for t in (x, weight, bias)]
+        ctx.features = x.shape[-1]
+        ctx.by_columns, ctx.flat = _layout(x)
 
     @staticmethod
-    def backward(ctx, dy, _):
-        weight, saved = ctx.saved_tensors
+    def backward(ctx, dy, *_):
+        if dy is None:
+            return None, None, None, None, None
+        saved, token, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        return (
-            _input_grad(dy, weight, ctx.x_dtype) if needs_x else None,
-            _weight_grad(dy, saved, weight, ctx.spec) if needs_weight else None,
-            _bias_grad(dy, ctx.bias_dtype) if needs_bias else None,
-            None,
-            None,
-        )
+        x_dtype, weight_dtype, bias_dtype = ctx.dtypes
+        dx = dw = db = None
+        if needs_x:
+            dx = _input_grad(dy, weight, x_dtype, ctx.by_columns)
+        if needs_weight:
+            dw = _LinearWgrad.apply(dy, saved, token, ctx.features, ctx.spec).to(weight_dtype)
+        if needs_bias:
+            db = _bias_grad(dy, bias_dtype, ctx.flat)
+        return dx, dw, db, None, None
 
 
 class _SharedLinear(Function):
@@ -80,34 +99,41 @@ class _SharedLinear(Function):
 
     @staticmethod
     def forward(x, spec, dtype, count, *parameters):
-        cast = [None if p is None else p.to(dtype) for p in parameters]
-        ys, saved = ops.linear_shared(x.to(dtype), cast[:count], cast[count:], spec)
-        return (*ys, saved)
+        weights = [w.to(dtype) for w in parameters[:count]]
+        biases = [None if b is None else b.to(dtype) for b in parameters[count:]]
+        ys, saved = ops.linear_shared(x.to(dtype), weights, biases, spec)
+        return (*ys, saved, x.new_empty(0))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         x, ctx.spec, _, ctx.count, *parameters = inputs
+        *ys, saved, token = output
+        needs_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
+        constant = [y for i, y in enumerate(ys) if not (needs_x or needs[i] or needs[ctx.count + i])]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(output[-1])
-        ctx.save_for_backward(output[-1], *parameters[: ctx.count])
-        ctx.x_dtype = x.dtype
-        ctx.bias_dtypes = [None if b is None else b.dtype for b in parameters[ctx.count :]]
+        ctx.mark_non_differentiable(saved, *constant)
+        ctx.save_for_backward(saved, token, *(parameters[: ctx.count] if needs_x else ()))
+        ctx.x_dtype, ctx.features = x.dtype, x.shape[-1]
+        ctx.dtypes = [None if p is None else p.dtype for p in parameters]
+        ctx.by_columns, ctx.flat = _layout(x)
 
     @staticmethod
     def backward(ctx, *grads):
-        saved, *weights = ctx.saved_tensors
+        saved, token, *weights = ctx.saved_tensors
         needs_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
-        dx, dws, dbs = None, [None] * ctx.count, [None] * ctx.count
+        dx: Tensor | None = None
+        dws: list[Tensor | None] = [None] * ctx.count
+        dbs: list[Tensor | None] = [None] * ctx.count
         for i, dy in enumerate(grads[: ctx.count]):
             if dy is None:
                 continue
             if needs_x:
-                part = _input_grad(dy, weights[i], ctx.x_dtype)
+                part = _input_grad(dy, weights[i], ctx.x_dtype, ctx.by_columns)
                 dx = part if dx is None else dx + part
             if needs[i]:
-                dws[i] = _weight_grad(dy, saved, weights[i], ctx.spec)
+                dws[i] = _LinearWgrad.apply(dy, saved, token, ctx.features, ctx.spec).to(ctx.dtypes[i])
             if needs[ctx.count + i]:
-                dbs[i] = _bias_grad(dy, ctx.bias_dtypes[i])
+                dbs[i] = _bias_grad(dy, ctx.dtypes[ctx.count + i], ctx.flat)
         return (dx, None, None, None, *dws, *dbs)
 
 
@@ -146,26 +172,40 @@ class _ReLU(Function):
 
 
 class _ReLUInplace(Function):
+    """The mask leaves through ``kept.mask``: with a second output, autograd would refuse views as input."""
+
     @staticmethod
-    def forward(x):
-        stride = torch.empty_like(x, device="meta").stride()
-        return x, ops.relu_(x), stride
+    def forward(x, kept):
+        kept.mask = ops.relu_(x)
+        return x
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, mask, ctx.stride = output
-        ctx.mark_dirty(inputs[0])
-        ctx.mark_non_differentiable(mask)
-        ctx.save_for_backward(mask)
+        x, kept = inputs
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(kept.mask)
+        ctx.stride = torch.empty_like(x, device="meta").stride()
 
     @staticmethod
-    def backward(ctx, dy, *_):
-        return _Masked.apply(dy, *ctx.saved_tensors, ctx.stride)
+    def backward(ctx, dy):
+        return _Masked.apply(dy, *ctx.saved_tensors, ctx.stride), None
+
+
+def _is_writable(x: Tensor) -> bool:
+    """False where torch refuses to modify x in place, which autograd tells a custom Function too late."""
+    if x.is_leaf or 0 in x.stride():
+        return False
+    if x._base is None:
+        return True
+    autograd = torch._C._autograd
+    return not x._base.is_leaf and autograd._get_creation_meta(x) == autograd.CreationMeta.DEFAULT
 
 
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a strided tensor, got a nested one")
     if value.layout != torch.strided:
         raise TypeError(f"{name} must be a strided tensor, got layout {value.layout}")
     if value.dtype not in DTYPE_NAMES:
@@ -227,8 +267,8 @@ def _samples(x: Tensor, weights: Sequence[Tensor], sketch: Sketch, dtype: torch.
         return True
     if not compiling:
         warnings.warn(
-            f"sketch {sketch} would keep {saved_nbytes(rows, features, dtype, sketch)} of "
-            f"{rows * features * dtype.itemsize} bytes of an activation [{rows}, {features}]: it is kept exactly",
+            f"sketch {sketch} would keep {saved_nbytes(rows, features, dtype, sketch)} of the "
+            f"{rows * features * dtype.itemsize} bytes of a [{rows}, {features}] activation: kept exactly",
             SketchWarning,
             stacklevel=3,
         )
@@ -291,15 +331,19 @@ def shared_linear(
     """
     check_sketch(sketch)
     _check_x(x)
-    weights, biases = list(weights), list(biases)
+    for name, value in (("weights", weights), ("biases", biases)):
+        if not isinstance(value, Sequence):
+            raise TypeError(f"{name} must be a list or tuple, got {type(value).__name__}")
     if not weights or len(weights) != len(biases):
-        raise ValueError(f"weights and biases must be as many, at least one; got {len(weights)} and {len(biases)}")
+        raise ValueError(
+            f"weights and biases must be as many, at least one; got {len(weights)} and {len(biases)}"
+        )
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         _check_parameters(x, weight, bias, f"s[{i}]")
     dtype = _autocast_dtype(x)
     packs = _samples(x, weights, sketch, dtype)
     if packs and torch.is_grad_enabled():
-        return _SharedLinear.apply(x, sketch.spec, dtype, len(weights), *weights, *biases)[:-1]
+        return _SharedLinear.apply(x, sketch.spec, dtype, len(weights), *weights, *biases)[:-2]
     if packs:
         ops.draw_key(x.device)
     return tuple(F.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
@@ -322,4 +366,4 @@ def relu(x: Tensor, inplace: bool = False) -> Tensor:
         return _ReLU.apply(x)[0]
     if torch.compiler.is_compiling():  # the compiler makes this an in-place kernel of its own
         return x.copy_(_ReLU.apply(x)[0])
-    return _ReLUInplace.apply(x)[0]
+    return _ReLUInplace.apply(x, SimpleNamespace()) if _is_writable(x) else F.relu_(x)

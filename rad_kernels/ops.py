@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.library import register_fake
 
-from .sketch import saved_nbytes
+from .sketch import TRAILER_BYTES, saved_nbytes
 
 Spec = tuple[int, ...]
 
@@ -84,6 +84,16 @@ def masked(dy: Tensor, mask: Tensor, stride: Sequence[int]) -> Tensor:
     return _ops.masked(dy, mask, stride)
 
 
+def dropout(x: Tensor, threshold: int, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """``(y, saved)``: x scaled where its 32-bit word is at least ``threshold``, else 0; saved is the key."""
+    return _ops.dropout(x, threshold, rank_salt(), key)
+
+
+def dropout_backward(dy: Tensor, saved: Tensor, threshold: int, stride: Sequence[int]) -> Tensor:
+    """dy through the same mask; ``stride`` is that of the forward's output."""
+    return _ops.dropout_backward(dy, saved, threshold, stride)
+
+
 def pack(x: Tensor, spec: Spec, key: Tensor | None = None) -> Tensor:
     """The saved buffer of x [..., features] alone, for tests and benchmarks.
 
@@ -151,4 +161,14 @@ def _(x):
 
 @register_fake("rad_kernels::masked")
 def _(dy, mask, stride):
+    return dy.new_empty_strided(dy.shape, stride)
+
+
+@register_fake("rad_kernels::dropout")
+def _(x, threshold, salt, key=None):
+    return torch.empty_like(x), x.new_empty(TRAILER_BYTES, dtype=torch.uint8)
+
+
+@register_fake("rad_kernels::dropout_backward")
+def _(dy, saved, threshold, stride):
     return dy.new_empty_strided(dy.shape, stride)

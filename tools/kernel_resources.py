@@ -1,7 +1,7 @@
 """Tabulates what ptxas reported: python tools/kernel_resources.py build/archs/sm_90a/pack.log ...
 
-One row per kernel, one column per architecture: registers + bytes of static shared memory. Exit status 1 when
-a kernel spills registers to memory.
+One row per kernel, one column per architecture: registers + bytes of static shared memory / bytes of stack,
+where there is one (arrays indexed at run time live there). Exit status 1 when a kernel spills registers.
 """
 
 import re
@@ -10,20 +10,21 @@ import sys
 from pathlib import Path
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_\w+'")
-SPILL = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
 
 
 def read(log: Path) -> dict[str, dict[str, int]]:
-    """Mangled kernel name -> registers, spill and shared-memory bytes."""
+    """Mangled kernel name -> registers and bytes of stack, spills and shared memory."""
     kernels: dict[str, dict[str, int]] = {}
     current: dict[str, int] = {}
     for line in log.read_text().splitlines():
         if match := ENTRY.search(line):
-            current = kernels[match[1]] = {"registers": 0, "spill": 0, "shared": 0}
-        elif match := SPILL.search(line):
-            current["spill"] = int(match[1]) + int(match[2])
+            current = kernels[match[1]] = {"registers": 0, "stack": 0, "spill": 0, "shared": 0}
+        elif match := MEMORY.search(line):
+            current["stack"] = int(match[1])
+            current["spill"] = int(match[2]) + int(match[3])
         elif match := USED.search(line):
             current["registers"] = int(match[1])
             current["shared"] = int(shared[1]) if (shared := SHARED.search(line)) else 0
@@ -53,6 +54,11 @@ def shorten(signature: str) -> str:
     return re.sub(r"\b(?:\w+::)+", "", name)
 
 
+def shown(use: dict[str, int]) -> str:
+    stack = f"/{use['stack']}" if use["stack"] else ""
+    return f"{use['registers']}+{use['shared']}{stack}"
+
+
 def main(logs: list[Path]) -> None:
     archs = list(dict.fromkeys(log.parent.name for log in logs))
     found = {arch: {} for arch in archs}
@@ -64,17 +70,17 @@ def main(logs: list[Path]) -> None:
         sys.exit("ptxas reported no kernel: are the sources empty?")
     names = readable([kernel for _, kernel in keys])
     width = max(len(f"{stem}: {names[kernel]}") for stem, kernel in keys)
-    print(f"{'kernel (registers + bytes of shared memory)':{width}}", *(f"{arch:>10}" for arch in archs))
+    print(f"{'kernel (registers + shared bytes / stack bytes)':{width}}", *(f"{arch:>10}" for arch in archs))
     spills = []
     for stem, kernel in keys:
         cells = []
         for arch in archs:
             use = found[arch].get((stem, kernel))
-            cells.append("-" if use is None else f"{use['registers']}+{use['shared']}")
+            cells.append("-" if use is None else shown(use))
             if use and use["spill"]:
                 spills.append(f"{arch} {stem}: {names[kernel]} spills {use['spill']} bytes")
         print(f"{stem + ': ' + names[kernel]:{width}}", *(f"{cell:>10}" for cell in cells))
-    print(f"{len(keys)} kernels for {len(archs)} architectures, {len(spills)} spills")
+    print(f"{len(keys)} kernels for {len(archs)} architectures; spilling: {len(spills)}")
     if spills:
         sys.exit("\n".join(spills))
 

@@ -48,7 +48,9 @@ RAD_HD Words random_words(uint64_t key, uint64_t salt, Role role, uint64_t outer
 
 // One call serves two 64-bit words: number i of line `outer` is half i % 2 of call i / 2.
 RAD_HD uint64_t word64(const Words& call, int half) {
-  return static_cast<uint64_t>(call.w[2 * half + 1]) << 32 | call.w[2 * half];
+  // A select, not an index: indexed, the words would live in the GPU's local memory.
+  return half ? static_cast<uint64_t>(call.w[3]) << 32 | call.w[2]
+              : static_cast<uint64_t>(call.w[1]) << 32 | call.w[0];
 }
 
 }  // namespace rad

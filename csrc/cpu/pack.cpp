@@ -40,13 +40,13 @@ void store_lines(const PackArgs& args, const SavedView& saved, int64_t tile, con
 
 template <class T>
 void pack_rows(const PackArgs& args, const SavedView& saved) {
-  const bool identity = args.spec.num == args.spec.den, by_norm = args.spec.draw == Draw::kNorm;
+  const bool by_norm = args.spec.draw == Draw::kNorm;
   auto* list = static_cast<int64_t*>(args.workspace);
   for (int64_t tile = 0; tile < saved.layout.tiles; ++tile) {
-    if (!identity && !by_norm) sample({args.exec, args.spec, saved.trailer(), args.x.rows, tile, list, nullptr});
+    if (!by_norm) sample({args.exec, args.spec, saved.trailer(), args.x.rows, tile, list, nullptr});
     const int64_t* index = by_norm ? saved.index() : list;
     store_lines<T>(args, saved, tile, [&](int64_t line, int64_t begin, int64_t count, T* out) {
-      copy_piece(args.x, identity ? line : index[line], tile * kTileWidth + begin, count, out);
+      copy_piece(args.x, index[line], tile * kTileWidth + begin, count, out);
     });
   }
 }

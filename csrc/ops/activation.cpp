@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "ops/register.h"
+#include "ops/saved.h"
 #include "ops/tensor.h"
 
 namespace rad::ops {
@@ -91,9 +92,46 @@ Tensor masked(const Tensor& dy, const Tensor& mask, std::vector<int64_t> stride)
   return dx;
 }
 
+constexpr int64_t kTrailerBytes = sizeof(Trailer);
+
+// The kernel that forward and backward share; `to` may be `from`.
+void run_dropout(const Tensor& from, const Tensor& to, const Tensor& saved, int64_t threshold, int64_t salt) {
+  RAD_CHECK(0 <= threshold && threshold < int64_t{1} << 32, "threshold must be in [0, 2^32), got ", threshold);
+  if (from.numel() == 0) return;
+  const Execution run(from);
+  const double scale = 4294967296.0 / static_cast<double>((int64_t{1} << 32) - threshold);
+  check_status(from,
+               backend_of(from).dropout({run.exec(), dtype_of(from), static_cast<Trailer*>(saved.mutable_data_ptr()), salt,
+                                         static_cast<uint32_t>(threshold), static_cast<float>(scale),
+                                         from.const_data_ptr(), to.mutable_data_ptr(), from.numel()}),
+               "dropout");
+}
+
+std::tuple<Tensor, Tensor> dropout(const Tensor& x, int64_t threshold, int64_t salt, const std::optional<Tensor>& key) {
+  RAD_CHECK(0 <= salt && salt < int64_t{1} << 32, "salt must be in [0, 2^32), got ", salt);
+  Tensor y = torch::stable::empty_like(x), saved = scratch(x, kTrailerBytes);
+  place_key(x, &static_cast<Trailer*>(saved.mutable_data_ptr())->key, key);
+  const bool dense = same_layout(x, y);
+  if (!dense) torch::stable::copy_(y, x);
+  run_dropout(dense ? x : y, y, saved, threshold, salt);
+  return {y, saved};
+}
+
+Tensor dropout_backward(const Tensor& dy, const Tensor& saved, int64_t threshold, std::vector<int64_t> stride) {
+  RAD_CHECK(saved.scalar_type() == ScalarType::Byte && saved.numel() == kTrailerBytes, "saved must be ", kTrailerBytes,
+            " bytes, got ", saved.numel(), " elements");
+  Tensor dx = empty_strided_like(dy, stride);
+  const bool aligned = same_layout(dy, dx);
+  if (!aligned) torch::stable::copy_(dx, dy);
+  run_dropout(aligned ? dy : dx, dx, saved, threshold, -1);
+  return dx;
+}
+
 }  // namespace
 
 void register_activation(Library& m) {
+  m.impl("dropout", TORCH_BOX(&dropout));
+  m.impl("dropout_backward", TORCH_BOX(&dropout_backward));
   m.impl("relu", TORCH_BOX(&relu));
   m.impl("relu_", TORCH_BOX(&relu_));
   m.impl("masked", TORCH_BOX(&masked));

@@ -29,6 +29,17 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint3
   return {words.w[0], words.w[1], words.w[2], words.w[3]};
 }
 
+// The two halves of the index map, apart, so that tests reach coordinates and words that no tensor can.
+std::array<uint32_t, 4> random_words(uint64_t key, uint64_t salt, uint32_t role, uint64_t outer,
+                                     uint64_t inner) {
+  const rad::Words words = rad::random_words(key, salt, static_cast<rad::Role>(role), outer, inner);
+  return {words.w[0], words.w[1], words.w[2], words.w[3]};
+}
+
+int64_t sampled_index(int32_t draw, int64_t n, int64_t k, int64_t i, uint64_t word) {
+  return rad::sampled_index(static_cast<rad::Draw>(draw), rad::Strata(n, k), i, word);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -45,4 +56,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("saved_nbytes", &saved_nbytes, py::arg("spec"), py::arg("dtype"), py::arg("rows"), py::arg("features"),
         "Bytes of the buffer that keeps a [rows, features] activation.");
   m.def("philox4x32", &philox, py::arg("counter"), py::arg("key"), "Philox4x32-10 of one 128-bit counter.");
+  m.def("random_words", &random_words, py::arg("key"), py::arg("salt"), py::arg("role"), py::arg("outer"),
+        py::arg("inner"), "The 128 bits of one logical coordinate.");
+  m.def("sampled_index", &sampled_index, py::arg("draw"), py::arg("n"), py::arg("k"), py::arg("i"),
+        py::arg("word"), "Number i of a sample of k out of n from its 64-bit random word.");
 }

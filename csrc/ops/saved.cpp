@@ -15,7 +15,7 @@ void place_key(const Tensor& like, uint64_t* target, const std::optional<Tensor>
   // On the device, by torch's own generator: manual_seed, fork_rng, checkpointing and graph capture all apply.
   using torch::stable::detail::from;
   std::array<StableIValue, 2> stack{from(slot), from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::random_", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::random_", "", stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);  // takes ownership of the returned handle
 }
 

@@ -1,4 +1,4 @@
-// The op surface. `spec` is [num, den, sampling, draw]; `saved` is the buffer that core/layout.h describes.
+// The op surface. `spec` is [num, den, sampling, draw, bits]; `saved` is the buffer that core/layout.h describes.
 #include "ops/register.h"
 
 STABLE_TORCH_LIBRARY(rad_kernels, m) {
@@ -12,6 +12,10 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
   m.def("relu(Tensor x) -> (Tensor, Tensor)");
   m.def("relu_(Tensor(a!) x) -> Tensor");
   m.def("masked(Tensor dy, Tensor mask, SymInt[] stride) -> Tensor");
+
+  // An element is dropped when its 32-bit word is below `threshold`; `saved` is the trailer alone.
+  m.def("dropout(Tensor x, int threshold, int salt, Tensor? key=None) -> (Tensor, Tensor)");
+  m.def("dropout_backward(Tensor dy, Tensor saved, int threshold, SymInt[] stride) -> Tensor");
 
   // Diagnostics and benchmarks.
   m.def("pack(Tensor x, int[] spec, int salt, Tensor? key=None) -> Tensor");

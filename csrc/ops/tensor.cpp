@@ -11,7 +11,7 @@ using torch::stable::detail::from;
 using torch::stable::detail::to;
 
 void call(const char* op, const char* overload, StableIValue* stack) {
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, overload, stack, TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, overload, stack, TORCH_ABI_VERSION));
 }
 
 // Symbols of libtorch_cuda are looked up at run time: linking them would tie the binary to CUDA builds of
@@ -50,7 +50,8 @@ const Backend& backend_of(const Tensor& tensor) {
   static const Backend cuda_backend = RAD_BACKEND(cuda);
   return tensor.is_cuda() ? cuda_backend : cpu_backend;
 #else
-  RAD_CHECK(!tensor.is_cuda(), "rad_kernels was built without CUDA kernels: rebuild with RAD_KERNELS_WITH_CUDA=1");
+  RAD_CHECK(!tensor.is_cuda(),
+            "rad_kernels was built without CUDA kernels: rebuild with RAD_KERNELS_WITH_CUDA=1");
   return cpu_backend;
 #endif
 }
@@ -121,7 +122,9 @@ Tensor empty_like_device(const Tensor& like, std::vector<int64_t> sizes, ScalarT
   return torch::stable::new_empty(like, sizes, dtype);
 }
 
-Tensor scratch(const Tensor& like, int64_t bytes) { return empty_like_device(like, {bytes}, ScalarType::Byte); }
+Tensor scratch(const Tensor& like, int64_t bytes) {
+  return empty_like_device(like, {bytes}, ScalarType::Byte);
+}
 
 Tensor view_of(const Tensor& device_of, void* data, std::vector<int64_t> sizes, std::vector<int64_t> strides,
                ScalarType dtype) {
@@ -138,12 +141,13 @@ Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix
 
 void addmm(Tensor& out, const Tensor& a, const Tensor& b, double beta, double alpha) {
   // The dispatcher's boxed call cannot carry a Scalar from the stable ABI; this C shim takes doubles.
-  using Shim = AOTITorchError (*)(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, double, double);
+  using Shim = AOTITorchError (*)(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle, AtenTensorHandle,
+                                  double, double);
   static const auto cpu_shim = torch_symbol<Shim>("libtorch_cpu.so", "aoti_torch_cpu_addmm_out");
   static const auto cuda_shim = torch_symbol<Shim>("libtorch_cuda.so", "aoti_torch_cuda_addmm_out");
   const Shim shim = out.is_cuda() ? cuda_shim : cpu_shim;
   RAD_CHECK(shim != nullptr, "rad_kernels: this PyTorch build exports no addmm for the tensor's device");
-  STABLE_TORCH_ERROR_CODE_CHECK(shim(out.get(), out.get(), a.get(), b.get(), beta, alpha));
+  TORCH_ERROR_CODE_CHECK(shim(out.get(), out.get(), a.get(), b.get(), beta, alpha));
 }
 
 Tensor mm_fp32(const Tensor& a, const Tensor& b) {
@@ -158,8 +162,8 @@ SketchSpec decode_spec(const std::vector<int64_t>& spec) {
   RAD_CHECK(0 < num && num <= den && den <= 1000000, "spec: keep = ", num, "/", den, " is not in (0, 1]");
   RAD_CHECK(0 <= spec[2] && spec[2] <= 4, "spec: unknown sampling ", spec[2]);
   RAD_CHECK(0 <= spec[3] && spec[3] <= 3, "spec: unknown draw ", spec[3]);
-  RAD_CHECK(bits == 0 || bits == 1 || bits == 2 || bits == 4 || bits == 8, "spec: bits must be 0, 1, 2, 4 or 8, got ",
-            bits);
+  RAD_CHECK(bits == 0 || bits == 1 || bits == 2 || bits == 4 || bits == 8,
+            "spec: bits must be 0, 1, 2, 4 or 8, got ", bits);
   return {num, den, static_cast<Sampling>(spec[2]), static_cast<Draw>(spec[3]), static_cast<int32_t>(bits)};
 }
 

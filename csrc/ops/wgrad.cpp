@@ -201,7 +201,7 @@ Tensor stored_wgrad(const Tensor& dy, const Saved& saved) {
 
 Tensor sampled_wgrad(const Tensor& dy, const Saved& saved) {
   const SketchSpec& spec = saved.spec();
-  if (spec.num == spec.den && (spec.sampling == Sampling::kRows || spec.sampling == Sampling::kSame)) {
+  if (spec.num == spec.den && spec.sampling == Sampling::kRows && spec.draw == Draw::kStratified) {
     return stored_wgrad(dy, saved);
   }
   switch (spec.sampling) {

@@ -1,0 +1,54 @@
+#include "cuda/row_copy.cuh"
+
+namespace rad::cuda {
+namespace {
+
+template <class Unit>
+__global__ void gather_kernel(MatrixView source, const int64_t* index, int64_t count, Unit* out) {
+  copy_rows<Unit>(source, count, [&](int64_t i) { return index[i]; }, out, [](int64_t, Unit v) { return v; });
+}
+
+template <class Sum>
+struct Scale {
+  int64_t split;
+  Sum head, tail;
+  RAD_DEVICE Sum operator()(int64_t i) const { return i >= split ? tail : head; }
+};
+
+template <class T, class Out>
+__global__ void gather_scaled_kernel(MatrixView source, const int64_t* index, int64_t count,
+                                     Scale<Accumulate<T>> scale, Out* out) {
+  copy_rows<T>(
+      source, count, [&](int64_t i) { return index[i]; }, out,
+      [&](int64_t i, T v) { return narrow<Out>(widen(v) * scale(i)); });
+}
+
+template <class T, class Out>
+int gather_scaled(const GatherArgs& args) {
+  using Sum = Accumulate<T>;
+  const Scale<Sum> scale{args.split, static_cast<Sum>(args.scale[0]), static_cast<Sum>(args.scale[1])};
+  return launch(gather_scaled_kernel<T, Out>, over_matrix(args.count, args.source.cols, args.exec.stream),
+                args.source, args.index, args.count, scale, static_cast<Out*>(args.out));
+}
+
+}  // namespace
+
+int gather(const GatherArgs& args) {
+  const MatrixView& m = args.source;
+  if (args.count == 0 || m.cols == 0) return 0;
+  if (args.widen || args.scale[0] != 1 || args.scale[1] != 1) {
+    return visit_dtype(args.dtype, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      return args.widen ? gather_scaled<T, Accumulate<T>>(args) : gather_scaled<T, T>(args);
+    });
+  }
+  const int64_t item = item_size(args.dtype), unit = copy_unit(m, item, args.out);
+  return visit_unit(unit, [&](auto tag) {
+    using Unit = typename decltype(tag)::type;
+    const MatrixView source = in_units(m, item, unit);
+    return launch(gather_kernel<Unit>, over_matrix(args.count, source.cols, args.exec.stream), source,
+                  args.index, args.count, static_cast<Unit*>(args.out));
+  });
+}
+
+}  // namespace rad::cuda

@@ -83,18 +83,19 @@ struct Dither {
 
   // u + 1/2 with u = (noise + 1/2) / 2^16 - 1/2, the noise centred on zero.
   RAD_HD static Real fraction(uint32_t noise) {
-    return product(static_cast<Real>(2 * noise + 1), static_cast<Real>(1.0 / 131072));
+    return product(static_cast<Real>(static_cast<int>(2 * noise + 1)), static_cast<Real>(1.0 / 131072));
   }
 
-  RAD_HD uint32_t encode(Real value, uint32_t noise) const {
-    if (!(step > 0)) return 0;  // all values equal, or not finite
-    const Real t = (value - lo) / step, whole = static_cast<Real>(static_cast<int>(t));
-    const int code = static_cast<int>(whole) + (fraction(noise) >= Real(1) - (t - whole) ? 1 : 0);
-    return code > levels ? levels : code;
+  // Selects rather than branches, so that loops over a group vectorise. Without a positive step all values are
+  // equal, or one is not finite.
+  RAD_HD int encode(Real value, uint32_t noise) const {
+    const Real t = step > 0 ? (value - lo) / step : Real(0);
+    const int whole = static_cast<int>(t);
+    const int code = whole + (fraction(noise) >= Real(1) - (t - static_cast<Real>(whole)) ? 1 : 0);
+    return step > 0 ? (code < levels ? code : levels) : 0;
   }
 
-  RAD_HD Real decode(uint32_t code, uint32_t noise) const {
-    if (step == 0) return lo;
+  RAD_HD Real decode(int code, uint32_t noise) const {
     return lo + product(step, static_cast<Real>(code) - (fraction(noise) - Real(0.5)));
   }
 };

@@ -4,6 +4,9 @@
 
 #if defined(__CUDACC__)
 #define RAD_HD __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+// Forced, because loops compiled for a newer CPU than the rest only vectorise what they can inline.
+#define RAD_HD inline __attribute__((always_inline))
 #else
 #define RAD_HD inline
 #endif

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 
 #include "core/dither.h"
@@ -17,24 +16,35 @@ float bf16_value(uint16_t bits) { return bits_float(static_cast<uint32_t>(bits) 
 // The loops of one group: fixed length and no branches, so that they vectorise.
 template <class Real>
 struct Group {
+  static constexpr int kWidth = 16;
+
   static inline __attribute__((always_inline)) void range(const Real* v, Real* lo, Real* hi) {
-    Real least = v[0], most = v[0];
-    bool finite = true;
-    for (int i = 0; i < kGroup; ++i) {
-      least = v[i] < least ? v[i] : least;
-      most = v[i] > most ? v[i] : most;
-      finite &= v[i] - v[i] == 0;
+    Real least[kWidth], most[kWidth], rest[kWidth];
+    for (int i = 0; i < kWidth; ++i) least[i] = most[i] = v[i], rest[i] = v[i] - v[i];
+    for (int j = kWidth; j < kGroup; j += kWidth) {
+      for (int i = 0; i < kWidth; ++i) {
+        const Real value = v[j + i];
+        least[i] = value < least[i] ? value : least[i];
+        most[i] = value > most[i] ? value : most[i];
+        rest[i] += value - value;  // NaN where a value is not finite
+      }
     }
-    *lo = finite ? least : v[0] - v[0];
-    *hi = finite ? most : std::numeric_limits<Real>::infinity();
+    Real finite = 0;
+    for (int i = 0; i < kWidth; ++i) {
+      least[0] = least[i] < least[0] ? least[i] : least[0];
+      most[0] = most[i] > most[0] ? most[i] : most[0];
+      finite += rest[i];
+    }
+    *lo = least[0] + finite;
+    *hi = most[0] + finite;
   }
 
-  static inline __attribute__((always_inline)) void encode(const Dither<Real>& dither, const Real* v,
+  static inline __attribute__((always_inline)) void encode(Dither<Real> dither, const Real* v,
                                                            const uint16_t* noise, uint8_t* codes) {
     for (int i = 0; i < kGroup; ++i) codes[i] = static_cast<uint8_t>(dither.encode(v[i], noise[i]));
   }
 
-  static inline __attribute__((always_inline)) void decode(const Dither<Real>& dither, const uint8_t* codes,
+  static inline __attribute__((always_inline)) void decode(Dither<Real> dither, const uint8_t* codes,
                                                            const uint16_t* noise, Real* out) {
     for (int i = 0; i < kGroup; ++i) out[i] = dither.decode(codes[i], noise[i]);
   }

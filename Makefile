@@ -78,7 +78,7 @@ test: $(ENVIRONMENT)  ## Everything CI runs: lint, build, C++/SIMT tests, CUDA c
 lint: $(ENVIRONMENT)  ## ruff, clang-format and mypy; change nothing
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(CLANG_FORMAT) --dry-run -Werror $(CXX_SOURCES)
+	@echo '$(CLANG_FORMAT) --dry-run -Werror csrc tests/cpp'; $(CLANG_FORMAT) --dry-run -Werror $(CXX_SOURCES)
 	$(PY) -m mypy
 
 .PHONY: format

@@ -93,7 +93,7 @@ pytest: build  ## Python tests; ARGS="-k name" selects
 
 .PHONY: simt
 simt: $(ENVIRONMENT)  ## C++ tests: every kernel executed on the host, with race and bounds checks
-	$(MAKE) -C tests/cpp -j$(JOBS) test CUDA_INC="$$($(PY) tools/cuda_include.py)"
+	$(MAKE) -C tests/cpp -j$(JOBS) all test CUDA_INC="$$($(PY) tools/cuda_include.py)"
 
 ##@ CUDA without a GPU, older torch
 

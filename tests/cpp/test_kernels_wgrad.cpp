@@ -95,6 +95,89 @@ TEST(wgrad_of_nothing) {
   }
 }
 
+// ---- inexact sums -----------------------------------------------------------------------------------------
+
+std::vector<float> noise(int64_t n, uint64_t seed) {
+  Random random(seed);
+  std::vector<float> v(static_cast<size_t>(n));
+  for (float& x : v) x = static_cast<float>(random.below(2000001) - 1000000) / 1e6f;
+  return v;
+}
+
+struct Noisy {
+  SketchSpec spec;
+  int64_t rows = 150, outputs = 37, features = 133;
+  std::vector<float> x = noise(rows * features, 65), dy = noise(rows * outputs, 66);
+  std::vector<char> saved = fresh_saved(spec, DType::kF32, rows, features);
+
+  explicit Noisy(Draw draw) : spec{3, 7, Sampling::kDifferent, draw} {
+    EXPECT(cpu::pack({{},
+                      spec,
+                      DType::kF32,
+                      contiguous_matrix(x.data(), rows, features),
+                      kSalt,
+                      saved.data(),
+                      nullptr}) == 0);
+  }
+  std::vector<float> wgrad() const {
+    Device<float> device_dy(dy), dw(static_cast<size_t>(outputs * features));
+    Device<char> device_saved(saved);
+    EXPECT(cuda::linear_wgrad({{},
+                               spec,
+                               DType::kF32,
+                               contiguous_matrix(device_dy.data(), rows, outputs),
+                               features,
+                               device_saved.data(),
+                               dw.data(),
+                               nullptr}) == 0);
+    return dw.get();
+  }
+};
+
+TEST(wgrad_does_not_depend_on_the_schedule) {
+  for (const Draw draw : kDraws) {
+    const Noisy problem(draw);
+    const auto first = problem.wgrad();
+#ifndef __CUDACC__
+    const simt::Options before = simt::options;
+    for (const simt::Order order : {simt::Order::kForward, simt::Order::kReverse, simt::Order::kRandom}) {
+      simt::options.order = order;
+      simt::options.seed += 1;
+      EXPECT_SAME(problem.wgrad(), first);
+    }
+    simt::options = before;
+#endif
+    EXPECT_SAME(problem.wgrad(), first);
+  }
+}
+
+// A sum of n products in fp32, weighted at the end, is off by at most (n + 2) 2^-24 sum |terms| to first
+// order.
+TEST(wgrad_rounds_no_more_than_fp32_sums_do) {
+  for (const Draw draw : kDraws) {
+    const Noisy p(draw);
+    const ReferenceSampler sampler{p.spec, kKey, kSalt, p.features};
+    std::vector<double> want(static_cast<size_t>(p.outputs * p.features), 0), magnitude(want), terms(want);
+    for (int64_t r = 0; r < p.rows; ++r)
+      for (int64_t j = 0; j < sampler.k(); ++j)
+        for (int64_t o = 0; o < p.outputs; ++o) {
+          const int64_t f = sampler.index(r, j);
+          const double term = static_cast<double>(p.dy[static_cast<size_t>(r * p.outputs + o)]) *
+                              p.x[static_cast<size_t>(r * p.features + f)] * sampler.weight(j);
+          const auto i = static_cast<size_t>(o * p.features + f);
+          want[i] += term;
+          magnitude[i] += std::abs(term);
+          terms[i] += 1;
+        }
+    const auto got = p.wgrad();
+    for (size_t i = 0; i < want.size(); ++i)
+      EXPECT(std::abs(got[i] - want[i]) <= 1.01 * (terms[i] + 2) * std::ldexp(magnitude[i], -24), "element ",
+             i);
+  }
+}
+
+// ---- special values ---------------------------------------------------------------------------------------
+
 // What was not kept must not spread: NaN in x reaches only the features that sampled it.
 TEST(wgrad_nan_stays_where_it_was_sampled) {
   const SketchSpec spec{1, 4, Sampling::kDifferent, Draw::kStratified};

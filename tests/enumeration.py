@@ -99,11 +99,18 @@ def estimates(design: Design, keys: UInt64s, x: torch.Tensor, dy: torch.Tensor) 
     return torch.stack(found)
 
 
-def model(design: Design, index: Int64s, x: torch.Tensor, dy: torch.Tensor) -> Float64s:
-    """[len(index), outputs, features]: the estimate of outcomes ``index`` by definition, in float64."""
-    z = reference.multipliers(design.draw, design.length, index)  # [outcomes, lines, n]
-    kept_x = x.double().numpy() * (z.swapaxes(1, 2) if design.sampling == "rows" else z)
-    return dy.double().numpy().T @ kept_x
+def model(
+    design: Design, index: Int64s, x: torch.Tensor, dy: torch.Tensor, factor: Float64s | float = 1.0
+) -> Float64s:
+    """[len(index), outputs, features]: the estimate of outcomes ``index`` by definition, in float64.
+
+    ``factor`` (of each kept entry, or one for all) falsifies the weights.
+    """
+    weight = factor * reference.weights(design.draw, design.length, design.kept)
+    z = reference.multipliers(index, weight, design.length)  # [outcomes, lines, length]
+    if design.sampling == "rows":
+        z = z.swapaxes(1, 2)
+    return dy.double().numpy().T @ (x.double().numpy() * z)
 
 
 def batches(design: Design) -> Iterator[Int64s]:

@@ -1,4 +1,4 @@
-"""The variances of docs/maths.md, weight gradient: one function a line of its table.
+"""The variances of docs/maths.md, weight gradient: one function a line of its table, and the check of them.
 
 Each takes the design and, in float64, x [rows, features] and dy [rows, outputs]. ``total`` is E ||dW - D||^2
 in the Frobenius norm, ``along`` the variance of <direction, dW> for a direction [outputs, features].
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from enumeration import Design
+from enumeration import Design, check_unbiased, check_variance
 
 from rad_kernels.reference import Float64s, strata
 
@@ -107,3 +107,15 @@ VARIANCES = {
     ("different", "stratified"): Line(_different_stratified, _different_stratified_along),
     ("different", "with_replacement"): Line(_different_replaced, _different_replaced_along),
 }
+
+
+def check_estimates(
+    design: Design, dw: Float64s, x: Float64s, dy: Float64s, probability: Float64s | None = None
+) -> None:
+    """All that is promised of the estimates dw [outcomes, outputs, features] of every outcome."""
+    exact = dy.T @ x
+    line = VARIANCES[design.sampling, design.draw]
+    check_unbiased(dw, exact, probability)
+    check_variance(dw, exact, line.total(design, x, dy), None, probability)
+    for direction in (exact, np.ones_like(exact), np.eye(*exact.shape)):
+        check_variance(dw, exact, line.along(design, x, dy, direction), direction, probability)

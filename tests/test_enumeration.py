@@ -14,7 +14,6 @@ from enumeration import (
     Design,
     batches,
     check_unbiased,
-    check_variance,
     estimates,
     mean,
     model,
@@ -63,11 +62,9 @@ def test_the_table_of_designs_is_complete():
     assert list(SIZES) == COMBINATIONS
     assert sum(design.outcomes for design in DESIGNS) >= PROMISED
     for names, sizes in SIZES.items():
-        designs = [Design(*names, *size) for size in sizes]
-        assert any(d.length % d.kept for d in designs) and any(
-            d.length % d.kept == 0 < d.kept > 1 for d in designs
-        )
-        assert any(d.kept == 1 < d.length for d in designs) and any(d.kept == d.length > 1 for d in designs)
+        shares = [(d.length, d.kept) for d in (Design(*names, *size) for size in sizes)]
+        assert any(n % k for n, k in shares) and any(n % k == 0 for n, k in shares if 1 < k < n)
+        assert any(1 == k < n for n, k in shares) and any(1 < k == n for n, k in shares)
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=str)
@@ -78,13 +75,7 @@ def test_every_outcome_in_float64(design, record_property):
     dw = estimates(design, keys, x, dy).numpy()
     record_property("outcomes", len(dw))
     assert len(dw) == design.outcomes
-    x, dy = x.numpy(), dy.numpy()
-    exact = dy.T @ x
-    check_unbiased(dw, exact)
-    line = formulas.VARIANCES[design.sampling, design.draw]
-    check_variance(dw, exact, line.total(design, x, dy))
-    for direction in (exact, np.ones_like(exact), np.eye(*exact.shape)):
-        check_variance(dw, exact, line.along(design, x, dy, direction), direction)
+    formulas.check_estimates(design, dw, x.numpy(), dy.numpy())
 
 
 # Of each combination, designs with uneven strata or duplicates that are enumerated in the narrower types.
@@ -103,11 +94,10 @@ def rounding_bound(design, dtype, index, x, dy):
     Under `same` each kept column is rounded by the product already, and once more after duplicates are added.
     """
     magnitude = model(design, index, x.abs(), dy.abs())
-    single = (design.rows * design.kept + 4) * UNIT[torch.float32] * magnitude
-    roundings = 2 if design.sampling == "same" else 1
-    return single + roundings * UNIT[dtype] * (
-        magnitude if roundings == 2 else abs(model(design, index, x, dy))
-    )
+    in_single = (design.rows * design.kept + 4) * UNIT[torch.float32] * magnitude
+    if design.sampling == "same":
+        return in_single + 2 * UNIT[dtype] * magnitude
+    return in_single + UNIT[dtype] * abs(model(design, index, x, dy))
 
 
 @pytest.mark.parametrize("dtype", UNIT, ids=lambda dtype: str(dtype).removeprefix("torch."))

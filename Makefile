@@ -78,7 +78,7 @@ test: $(ENVIRONMENT)  ## Everything CI runs: lint, build, C++/SIMT tests, CUDA c
 lint: $(ENVIRONMENT)  ## ruff, clang-format and mypy; change nothing
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(CLANG_FORMAT) --dry-run -Werror $(CXX_SOURCES)
+	@echo '$(CLANG_FORMAT) --dry-run -Werror csrc tests/cpp'; $(CLANG_FORMAT) --dry-run -Werror $(CXX_SOURCES)
 	$(PY) -m mypy
 
 .PHONY: format
@@ -93,7 +93,7 @@ pytest: build  ## Python tests; ARGS="-k name" selects
 
 .PHONY: simt
 simt: $(ENVIRONMENT)  ## C++ tests: every kernel executed on the host, with race and bounds checks
-	$(MAKE) -C tests/cpp -j$(JOBS) test CUDA_INC="$$($(PY) tools/cuda_include.py)"
+	$(MAKE) -C tests/cpp -j$(JOBS) all test CUDA_INC="$$($(PY) tools/cuda_include.py)"
 
 ##@ CUDA without a GPU, older torch
 

@@ -141,28 +141,26 @@ def sampled_length(spec: Spec, rows: int, features: int) -> int:
     return rows if SAMPLINGS[spec[2]] == "rows" else features
 
 
-def multipliers(draw: str, n: int, index: Int64s) -> Float64s:
-    """z [..., n] of samples ``index`` [..., k]: the summed weight of each entry, 0 where it is not kept.
+def multipliers(index: Int64s, weight: Float64s, n: int) -> Float64s:
+    """z [..., n] of samples ``index`` [..., k]: each entry's summed ``weight`` [k], 0 where it is not kept.
 
     The estimate of anything that is a sum over entries is that sum with each term times its z; E z = 1.
     """
-    k = index.shape[-1]
     z = np.zeros((*index.shape[:-1], n))
     lines = z.reshape(-1, n)
-    for weight, column in zip(weights(draw, n, k), index.reshape(-1, k).T):
-        lines[np.arange(lines.shape[0]), column] += weight
+    for w, column in zip(weight, index.reshape(-1, index.shape[-1]).T):
+        lines[np.arange(lines.shape[0]), column] += w
     return z
 
 
 def estimate(x: ArrayLike, spec: Spec, key: int, salt: int = 0) -> Float64s:
     """The dense unbiased estimate [rows, features] of x, in float64."""
     x = np.asarray(x, np.float64)
-    rows, features = x.shape
-    sampling, draw = SAMPLINGS[spec[2]], DRAWS[spec[3]]
-    if sampling == "rows":
-        return x * multipliers(draw, rows, drawn(spec, rows, key, salt))[:, None]
-    line = np.arange(rows) if sampling == "different" else 0
-    return x * multipliers(draw, features, drawn(spec, features, key, salt, line))
+    sampling, n = SAMPLINGS[spec[2]], sampled_length(spec, *x.shape)
+    line = np.arange(x.shape[0]) if sampling == "different" else 0
+    weight = weights(DRAWS[spec[3]], n, kept(n, spec))
+    z = multipliers(drawn(spec, n, key, salt, line), weight, n)
+    return x * (z[:, None] if sampling == "rows" else z)
 
 
 class Layout(NamedTuple):

@@ -1,5 +1,6 @@
 """The binary, the build script and the tools around them."""
 
+import ast
 import importlib.metadata
 import importlib.util
 import os
@@ -42,6 +43,22 @@ def test_facts_of_the_binary():
     assert bool(_C.cuda_archs) == _C.has_cuda
     assert re.fullmatch(r"2\.\d+\.\d+.*", _C.built_with_torch)
     assert rad_kernels.__version__ in rad_kernels.show_config()
+
+
+def test_stub_matches_the_binary():
+    """Same names, and for functions the same parameters in the same order."""
+    stub: dict[str, list[str] | None] = {}
+    for node in ast.parse((ROOT / "rad_kernels/_C.pyi").read_text()).body:
+        if isinstance(node, ast.AnnAssign):
+            stub[node.target.id] = None
+        elif isinstance(node, ast.FunctionDef):
+            stub[node.name] = [arg.arg for arg in node.args.args]
+    binary: dict[str, list[str] | None] = {}
+    for name in vars(_C):
+        if not name.startswith("__"):
+            signature = getattr(_C, name).__doc__.splitlines()[0] if callable(getattr(_C, name)) else None
+            binary[name] = signature and re.findall(r"[(,] ?(\w+): ", signature)
+    assert stub == binary
 
 
 def test_needs_nothing_but_the_stable_abi():

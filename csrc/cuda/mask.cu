@@ -22,7 +22,7 @@ RAD_DEVICE void relu_tile(const T* x, T* y, uint32_t* mask, int lane) {
   constexpr int kCount = kPerVector<T>, kLanesPerWord = 32 / kCount, kRounds = kTile / (32 * kCount);
   using Chunk = Vector<T, kCount>;
   uint32_t own_word = 0;
-#pragma unroll
+#pragma unroll 4  // loads in flight; all rounds at once would spill
   for (int round = 0; round < kRounds; ++round) {
     const int chunk = round * 32 + lane;
     Chunk values = reinterpret_cast<const Chunk*>(x)[chunk];

@@ -56,7 +56,7 @@ RAD_DEVICE void pack_columns(const MatrixView& x, int64_t k, const Columns& colu
       Vector<Item, kCount> values;
 #pragma unroll
       for (int e = 0; e < kCount; e += 2) {
-        int64_t column[2];
+        int64_t column[2] = {};
         if (j + e < k) columns(r, j + e, column);
         values.item[e] = j + e < k ? row[column[0] * x.col_stride] : Item{};
         values.item[e + 1] = j + e + 1 < k ? row[column[1] * x.col_stride] : Item{};

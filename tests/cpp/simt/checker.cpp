@@ -8,8 +8,9 @@
 #include <new>
 #include <set>
 
-// Bounds of the executable: its tables and constants are fair game for a kernel.
-extern "C" char __executable_start, _end;
+// Bounds of the executable: its tables and constants are fair game for a kernel. Weak, for the library, which
+// has no such bounds and no checker.
+extern "C" __attribute__((weak)) char __executable_start, _end;
 
 namespace simt::checker {
 

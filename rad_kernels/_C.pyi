@@ -1,0 +1,13 @@
+"""Facts about the compiled kernels; the kernels themselves are torch ops."""
+
+from collections.abc import Sequence
+
+built_with_torch: str
+cuda_archs: str  # as TORCH_CUDA_ARCH_LIST spells them; empty without CUDA kernels
+format_version: int
+has_cuda: bool
+
+def saved_nbytes(spec: Sequence[int], dtype: str, rows: int, features: int) -> int: ...
+def philox4x32(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
+def random_words(key: int, salt: int, role: int, outer: int, inner: int) -> list[int]: ...
+def sampled_index(draw: int, n: int, k: int, i: int, word: int) -> int: ...

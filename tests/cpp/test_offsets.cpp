@@ -1,0 +1,65 @@
+// Offsets and indices beyond 32 bits, through the functions that kernels and CPU code share. test_sparse.cpp
+// runs kernels there.
+#include "core/layout.h"
+#include "core/matrix_view.h"
+#include "core/philox.h"
+#include "kernel_cases.h"
+
+using namespace rad;
+
+namespace {
+
+constexpr int64_t kHuge = int64_t{1} << 33;
+
+TEST(philox_known_answers) {  // Random123's kat_vectors
+  const Words zero = philox4x32({{0, 0, 0, 0}}, 0, 0), ones = philox4x32({{~0u, ~0u, ~0u, ~0u}}, ~0u, ~0u);
+  const Words pi = philox4x32({{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}}, 0xa4093822, 0x299f31d0);
+  const auto words = [](const Words& w) { return std::vector<uint32_t>(w.w, w.w + 4); };
+  EXPECT_SAME(words(zero), (std::vector<uint32_t>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  EXPECT_SAME(words(ones), (std::vector<uint32_t>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_SAME(words(pi), (std::vector<uint32_t>{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(huge_strata) {
+  const int64_t n = kHuge * 5 + 3, k = kHuge + 1;
+  const Strata strata(n, k);
+  EXPECT(strata.begin(0) == 0 && strata.begin(k) == n);
+  for (const int64_t i : {int64_t{0}, strata.longer - 1, strata.longer, k / 2, k - 1}) {
+    EXPECT(strata.find(strata.begin(i)) == i, i);
+    EXPECT(strata.find(strata.begin(i) + strata.length(i) - 1) == i, i);
+    EXPECT(strata.begin(i) + strata.length(i) == strata.begin(i + 1), i);
+  }
+}
+
+TEST(huge_samples) {
+  for (const Draw draw : testing::kDraws) {
+    const SketchSpec spec{1, 1000, Sampling::kRows, draw};
+    const Sampler sampler(testing::kKey, testing::kSalt, spec, kHuge * 1000);
+    EXPECT(sampler.k() == kHuge);
+    int64_t above = 0;  // a 32-bit slip would fold indices below 2^32
+    for (int64_t i = kHuge - 500; i < kHuge; ++i) {
+      const int64_t index = sampler.index(0, i);
+      EXPECT(index >= 0 && index < sampler.strata.n, i);
+      if (draw == Draw::kStratified) EXPECT(sampler.strata.find(index) == i, i);
+      above += index > kHuge;
+    }
+    EXPECT(above > 480);
+  }
+}
+
+TEST(huge_rows) {
+  MatrixView m{nullptr, 4 * kHuge, 8, 1, {2, 2, kHuge}, {5 * kHuge, 3 * kHuge, 8}};
+  EXPECT(row_offset(m, 0) == 0);
+  EXPECT(row_offset(m, kHuge + 7) == 3 * kHuge + 7 * 8);
+  EXPECT(row_offset(m, 2 * kHuge + 1) == 5 * kHuge + 8);
+  EXPECT(row_offset(m, 4 * kHuge - 1) == 8 * kHuge + (kHuge - 1) * 8);
+}
+
+TEST(huge_layout) {
+  const auto layout =
+      saved_layout({1, 10, Sampling::kDifferent, Draw::kStratified}, DType::kBF16, kHuge, 4096);
+  EXPECT(layout.stored_cols == 410 && layout.trailer == kHuge * 410 * 2 &&
+         layout.bytes == layout.trailer + 64);
+}
+
+}  // namespace

@@ -1,0 +1,103 @@
+// Kernels with offsets beyond 32 bits, on a reserved range of addresses of which few pages are touched. That
+// range lies outside the checked heap, so only the fast build has these tests.
+#include <sys/mman.h>
+
+#include "kernel_cases.h"
+
+using namespace rad;
+using namespace testing;
+
+namespace {
+
+constexpr int64_t kStride = (int64_t{1} << 32) + 64;  // items from row to row
+constexpr int64_t kRows = 3, kCols = 40;
+
+// Three rows of floats, 16 GiB apart.
+class SparseMatrix {
+ public:
+  SparseMatrix() : bytes_(static_cast<size_t>(kRows * kStride) * sizeof(float)) {
+    void* p =
+        mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) throw Failure("cannot reserve 48 GiB of addresses");
+    data_ = static_cast<float*>(p);
+    Random random(71);
+    for (int64_t r = 0; r < kRows; ++r)
+      for (int64_t c = 0; c < kCols; ++c) data_[r * kStride + c] = random.eighth();
+  }
+  ~SparseMatrix() { munmap(data_, bytes_); }
+  SparseMatrix(const SparseMatrix&) = delete;
+  SparseMatrix& operator=(const SparseMatrix&) = delete;
+
+  MatrixView view() const { return {data_, kRows, kCols, 1, {1, 1, kRows}, {0, 0, kStride}}; }
+  // The same numbers, rows one after another.
+  std::vector<float> dense() const {
+    std::vector<float> v;
+    for (int64_t r = 0; r < kRows; ++r) v.insert(v.end(), data_ + r * kStride, data_ + r * kStride + kCols);
+    return v;
+  }
+
+ private:
+  size_t bytes_;
+  float* data_;
+};
+
+TEST(sparse_pack) {
+  const SparseMatrix x;
+  const auto dense = x.dense();
+  for (const Sampling sampling : kSamplings) {
+    const SketchSpec spec{1, 2, sampling, Draw::kStratified};
+    auto far = fresh_saved(spec, DType::kF32, kRows, kCols), near = far;
+    std::vector<int64_t> workspace(kCols);
+    EXPECT(cuda::pack({{}, spec, DType::kF32, x.view(), kSalt, far.data(), workspace.data()}) == 0);
+    EXPECT(cuda::pack({{},
+                       spec,
+                       DType::kF32,
+                       contiguous_matrix(dense.data(), kRows, kCols),
+                       kSalt,
+                       near.data(),
+                       workspace.data()}) == 0);
+    EXPECT_SAME(far, near);
+  }
+}
+
+TEST(sparse_gather) {
+  const SparseMatrix x;
+  const std::vector<int64_t> index{2, 0, 1, 2};
+  const auto dense = x.dense();
+  for (const double scale : {1.0, 3.0}) {
+    std::vector<float> far(index.size() * kCols), near(far);
+    EXPECT(cuda::gather({{}, DType::kF32, false, x.view(), index.data(), 4, 0, {1, scale}, far.data()}) == 0);
+    EXPECT(cuda::gather({{},
+                         DType::kF32,
+                         false,
+                         contiguous_matrix(dense.data(), kRows, kCols),
+                         index.data(),
+                         4,
+                         0,
+                         {1, scale},
+                         near.data()}) == 0);
+    EXPECT_SAME(far, near);
+  }
+}
+
+TEST(sparse_wgrad) {
+  const SparseMatrix dy;
+  const auto dense = dy.dense();
+  const SketchSpec spec{1, 3, Sampling::kDifferent, Draw::kStratified};
+  const Matrix x(DType::kF32, Form::kContiguous, kRows, 20, 72);
+  const Packed saved(spec, DType::kF32, x);
+  std::vector<float> far(kCols * 20), near(far);
+  EXPECT(cuda::linear_wgrad({{}, spec, DType::kF32, dy.view(), 20, saved.host.data(), far.data(), nullptr}) ==
+         0);
+  EXPECT(cuda::linear_wgrad({{},
+                             spec,
+                             DType::kF32,
+                             contiguous_matrix(dense.data(), kRows, kCols),
+                             20,
+                             saved.host.data(),
+                             near.data(),
+                             nullptr}) == 0);
+  EXPECT_SAME(far, near);
+}
+
+}  // namespace

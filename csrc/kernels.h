@@ -93,8 +93,8 @@ struct DecodeArgs {
   void* out;           // [end - begin, width of the lines], contiguous
 };
 
-// Rows [begin, end) of the random matrix R [features, kept(features)] of `project`: each entry +1 or -1. Key and
-// salt are read from the trailer.
+// Rows [begin, end) of the random matrix R [features, kept(features)] of `project`: each entry +1 or -1. Key
+// and salt are read from the trailer.
 struct SignsArgs {
   Exec exec;
   SketchSpec spec;
@@ -115,8 +115,8 @@ struct UnpackArgs {
   void* workspace;
 };
 
-// Rows index[0..count) of a matrix, in that order, contiguous, row i times weight[i] or, without weights, times
-// scale[i >= split] (rounded once); optionally widened to fp32. Scales of one move bits.
+// Rows index[0..count) of a matrix, in that order, contiguous, row i times weight[i] or, without weights,
+// times scale[i >= split] (rounded once); optionally widened to fp32. Scales of one move bits.
 struct GatherArgs {
   Exec exec;
   DType dtype;  // of source
@@ -130,13 +130,13 @@ struct GatherArgs {
 };
 
 // Columns back to their places: out[:, index[j]] = sum over equal indices of scale_j * packed[:, j], the rest
-// zero. scale_j is scale[0] for j < split and scale[1] from there on; equal indices are neighbours.
+// zero. scale_j is scale[0] for j < split and scale[1] from there on.
 struct ScatterArgs {
   Exec exec;
   DType dtype;
   int64_t rows, count, cols;
   const void* packed;    // [rows, count], contiguous
-  const int64_t* index;  // [count], below cols
+  const int64_t* index;  // [count], ascending, below cols
   int64_t split;
   double scale[2];
   void* out;  // [rows, cols], contiguous
@@ -154,8 +154,8 @@ struct LinearWgradArgs {
   void* workspace;
 };
 
-// y = x < 0 ? 0 : x with a one-bit mask. Bit i % 32 of word i / 32 is set where torch's backward lets the gradient pass
-// (y > 0 or y is NaN). Elements are numbered in memory order. y == x is allowed.
+// y = x < 0 ? 0 : x with a one-bit mask. Bit i % 32 of word i / 32 is set where torch's backward lets the
+// gradient pass (y > 0 or y is NaN). Elements are numbered in memory order. y == x is allowed.
 struct ReluArgs {
   Exec exec;
   DType dtype;
@@ -180,8 +180,8 @@ struct MaskedArgs {
 struct DropoutArgs {
   Exec exec;
   DType dtype;
-  Trailer* trailer;    // its key is in place
-  int64_t salt;        // forward: below 2^32, written to the trailer with the version; backward: -1, read there
+  Trailer* trailer;  // its key is in place
+  int64_t salt;      // forward: below 2^32, written to the trailer with the version; backward: -1, read there
   uint32_t threshold;  // an element is dropped when its 32-bit word is below
   float scale;         // 2^32 / (2^32 - threshold)
   const void* x;       // [n]
@@ -189,23 +189,23 @@ struct DropoutArgs {
   int64_t n;
 };
 
-#define RAD_CONTRACTIONS                              \
-  int64_t sample_workspace(const SampleArgs& args);   \
-  int sample(const SampleArgs& args);                 \
+#define RAD_CONTRACTIONS                                       \
+  int64_t sample_workspace(const SampleArgs& args);            \
+  int sample(const SampleArgs& args);                          \
   int64_t norm_sample_workspace(const NormSampleArgs& args);   \
-  int norm_sample(const NormSampleArgs& args);        \
-  int64_t pack_workspace(const PackArgs& args);       \
-  int pack(const PackArgs& args);                     \
-  int64_t unpack_workspace(const UnpackArgs& args);   \
-  int unpack(const UnpackArgs& args);                 \
-  int decode(const DecodeArgs& args);                 \
-  int signs(const SignsArgs& args);                   \
-  int gather(const GatherArgs& args);                 \
-  int scatter(const ScatterArgs& args);               \
+  int norm_sample(const NormSampleArgs& args);                 \
+  int64_t pack_workspace(const PackArgs& args);                \
+  int pack(const PackArgs& args);                              \
+  int64_t unpack_workspace(const UnpackArgs& args);            \
+  int unpack(const UnpackArgs& args);                          \
+  int decode(const DecodeArgs& args);                          \
+  int signs(const SignsArgs& args);                            \
+  int gather(const GatherArgs& args);                          \
+  int scatter(const ScatterArgs& args);                        \
   int64_t linear_wgrad_workspace(const LinearWgradArgs& args); \
-  int linear_wgrad(const LinearWgradArgs& args);      \
-  int relu(const ReluArgs& args);                     \
-  int masked(const MaskedArgs& args);                 \
+  int linear_wgrad(const LinearWgradArgs& args);               \
+  int relu(const ReluArgs& args);                              \
+  int masked(const MaskedArgs& args);                          \
   int dropout(const DropoutArgs& args);
 
 namespace cpu {

@@ -145,7 +145,9 @@ class Sketch:
         if rest and rest[-1].endswith("bit") and rest[-1][:-3].isdecimal():
             bits = int(rest.pop()[:-3])
         if not 1 <= len(rest) <= 2:
-            raise ValueError(f"a sketch must look like 'rows:0.1' or 'same:0.1:with_replacement:4bit', got {text!r}")
+            raise ValueError(
+                f"a sketch must look like 'rows:0.1' or 'same:0.1:with_replacement:4bit', got {text!r}"
+            )
         try:
             keep = float(rest[0])
         except ValueError:

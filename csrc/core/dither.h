@@ -77,7 +77,8 @@ struct Dither {
     const int levels = (1 << bits) - 1;
     float step = step_up_to_bf16(static_cast<float>(range / static_cast<Real>(levels)));
     // A quotient that was rounded down to a bf16 value would put hi above the last level.
-    if (range / static_cast<Real>(step) > static_cast<Real>(levels)) step = bits_float(float_bits(step) + 0x10000u);
+    if (range / static_cast<Real>(step) > static_cast<Real>(levels))
+      step = bits_float(float_bits(step) + 0x10000u);
     return step;
   }
 
@@ -86,8 +87,8 @@ struct Dither {
     return product(static_cast<Real>(static_cast<int>(2 * noise + 1)), static_cast<Real>(1.0 / 131072));
   }
 
-  // Selects rather than branches, so that loops over a group vectorise. Without a positive step all values are
-  // equal, or one is not finite.
+  // Selects rather than branches, so that loops over a group vectorise. Without a positive step all values
+  // are equal, or one is not finite.
   RAD_HD int encode(Real value, uint32_t noise) const {
     const Real t = step > 0 ? (value - lo) / step : Real(0);
     const int whole = static_cast<int>(t);

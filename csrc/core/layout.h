@@ -7,21 +7,19 @@ namespace rad {
 
 constexpr int64_t kPlaneAlign = 128;
 
-RAD_HD int64_t item_size(DType dtype) {
-  return dtype == DType::kF64 ? 8 : dtype == DType::kF32 ? 4 : 2;
-}
+RAD_HD int64_t item_size(DType dtype) { return dtype == DType::kF64 ? 8 : dtype == DType::kF32 ? 4 : 2; }
 
 RAD_HD int64_t align_plane(int64_t bytes) { return (bytes + kPlaneAlign - 1) / kPlaneAlign * kPlaneAlign; }
 
 constexpr int64_t kTileWidth = 128;  // features of one `tile_rows` tile
 
-// Stored values form `tiles` blocks of `lines` lines, `width` values each (`last_width` in the last tile). All
-// samplings but tile_rows have one tile. Offsets are in bytes. Codes fill 32-bit words from the low end, each
-// line starting a new word; lo and step are planes [tile][group][line].
+// Stored values form `tiles` blocks of `lines` lines, `width` values each (`last_width` in the last tile).
+// All samplings but tile_rows have one tile. Offsets are in bytes. Codes fill 32-bit words from the low end,
+// each line starting a new word; lo and step are planes [tile][group][line].
 struct SavedLayout {
   int64_t tiles, lines, width, last_width;
-  int64_t item, bits;                // bytes of a plain value; bits of a code, 0 for plain values
-  int64_t lo, step, index, weight;   // planes
+  int64_t item, bits;               // bytes of a plain value; bits of a code, 0 for plain values
+  int64_t lo, step, index, weight;  // planes
   int64_t trailer, bytes;
 
   RAD_HD int64_t tile_width(int64_t tile) const { return tile + 1 == tiles ? last_width : width; }
@@ -49,7 +47,8 @@ RAD_HD SavedLayout saved_layout(const SketchSpec& spec, DType dtype, int64_t row
   m.last_width = stored - (m.tiles - 1) * m.width;
   m.item = item_size(dtype);
   m.bits = spec.bits;
-  const int64_t groups = m.bits ? m.lines * ((m.tiles - 1) * ((m.width + 63) / 64) + (m.last_width + 63) / 64) : 0;
+  const int64_t groups =
+      m.bits ? m.lines * ((m.tiles - 1) * ((m.width + 63) / 64) + (m.last_width + 63) / 64) : 0;
   const int64_t by_norm = spec.draw == Draw::kNorm ? m.lines : 0;
   m.lo = align_plane(m.line_offset(m.tiles - 1, m.lines));
   m.step = m.lo + align_plane(groups * m.item);

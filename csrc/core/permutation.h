@@ -35,7 +35,8 @@ struct Permutation {
 
   RAD_HD uint64_t once(uint64_t position) const {
     const uint32_t mask = (1u << half_bits) - 1;
-    uint32_t left = static_cast<uint32_t>(position >> half_bits), right = static_cast<uint32_t>(position) & mask;
+    uint32_t left = static_cast<uint32_t>(position >> half_bits),
+             right = static_cast<uint32_t>(position) & mask;
     for (int round = 0; round < kRounds; ++round) {
       const uint32_t next = left ^ (mix(right + round_key[round]) & mask);
       left = right;

@@ -35,8 +35,8 @@ RAD_HD Words philox4x32(Words c, uint32_t k0, uint32_t k1) {
 // The counter of call `inner` of line `outer` (both below 2^44) in one stream.
 RAD_HD Words random_counter(uint64_t salt, Role role, uint64_t outer, uint64_t inner) {
   return Words{{static_cast<uint32_t>(inner), static_cast<uint32_t>(outer),
-                static_cast<uint32_t>((inner >> 32) & 0xFFF) | static_cast<uint32_t>((outer >> 32) & 0xFFF) << 12 |
-                    static_cast<uint32_t>(role) << 24,
+                static_cast<uint32_t>((inner >> 32) & 0xFFF) |
+                    static_cast<uint32_t>((outer >> 32) & 0xFFF) << 12 | static_cast<uint32_t>(role) << 24,
                 static_cast<uint32_t>(salt)}};
 }
 

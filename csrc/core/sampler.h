@@ -40,8 +40,8 @@ RAD_HD bool samples_rows(Sampling sampling) {
   return sampling == Sampling::kRows || sampling == Sampling::kTileRows;
 }
 
-// Everything needed to draw line `outer`: 0 for `rows` and `same`, the tile for `tile_rows`, the row number for
-// `different`. Draws without replacement go through Permutation, draws by norm through norm_sample.
+// Everything needed to draw line `outer`: 0 for `rows` and `same`, the tile for `tile_rows`, the row number
+// for `different`. Draws without replacement go through Permutation, draws by norm through norm_sample.
 struct Sampler {
   uint64_t key, salt;
   Draw draw;

@@ -52,16 +52,20 @@ struct Group {
 
 RAD_VECTOR_CLONES void range_of(const float* v, float* lo, float* hi) { Group<float>::range(v, lo, hi); }
 RAD_VECTOR_CLONES void range_of(const double* v, double* lo, double* hi) { Group<double>::range(v, lo, hi); }
-RAD_VECTOR_CLONES void encode_group(const Dither<float>& d, const float* v, const uint16_t* noise, uint8_t* codes) {
+RAD_VECTOR_CLONES void encode_group(const Dither<float>& d, const float* v, const uint16_t* noise,
+                                    uint8_t* codes) {
   Group<float>::encode(d, v, noise, codes);
 }
-RAD_VECTOR_CLONES void encode_group(const Dither<double>& d, const double* v, const uint16_t* noise, uint8_t* codes) {
+RAD_VECTOR_CLONES void encode_group(const Dither<double>& d, const double* v, const uint16_t* noise,
+                                    uint8_t* codes) {
   Group<double>::encode(d, v, noise, codes);
 }
-RAD_VECTOR_CLONES void decode_group(const Dither<float>& d, const uint8_t* codes, const uint16_t* noise, float* out) {
+RAD_VECTOR_CLONES void decode_group(const Dither<float>& d, const uint8_t* codes, const uint16_t* noise,
+                                    float* out) {
   Group<float>::decode(d, codes, noise, out);
 }
-RAD_VECTOR_CLONES void decode_group(const Dither<double>& d, const uint8_t* codes, const uint16_t* noise, double* out) {
+RAD_VECTOR_CLONES void decode_group(const Dither<double>& d, const uint8_t* codes, const uint16_t* noise,
+                                    double* out) {
   Group<double>::decode(d, codes, noise, out);
 }
 
@@ -106,7 +110,8 @@ int64_t code_bytes(const SavedLayout& m, int64_t tile, int64_t at) {
 }  // namespace
 
 template <class T>
-void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count, const T* values) {
+void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count,
+                  const T* values) {
   using Real = Accumulate<T>;
   const SavedLayout& m = saved.layout;
   const int64_t bits = m.bits, end = begin + count;
@@ -157,8 +162,8 @@ void decode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t be
   }
 }
 
-#define RAD_INSTANTIATE(T)                                                                            \
-  template void encode_block<T>(const SavedView&, int64_t, int64_t, int64_t, int64_t, const T*);    \
+#define RAD_INSTANTIATE(T)                                                                       \
+  template void encode_block<T>(const SavedView&, int64_t, int64_t, int64_t, int64_t, const T*); \
   template void decode_block<T>(const SavedView&, int64_t, int64_t, int64_t, int64_t, Accumulate<T>*);
 RAD_INSTANTIATE(float)
 RAD_INSTANTIATE(double)

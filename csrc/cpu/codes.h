@@ -31,12 +31,14 @@ constexpr int64_t kBlock = 128;
 // body(begin, count) over the blocks of a line.
 template <class Body>
 void for_each_block(int64_t width, const Body& body) {
-  for (int64_t begin = 0; begin < width; begin += kBlock) body(begin, width - begin < kBlock ? width - begin : kBlock);
+  for (int64_t begin = 0; begin < width; begin += kBlock)
+    body(begin, width - begin < kBlock ? width - begin : kBlock);
 }
 
 // values [count <= kBlock] -> codes, lo and step of positions begin... of that line.
 template <class T>
-void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count, const T* values);
+void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count,
+                  const T* values);
 
 // Those positions as numbers: decoded, or copied when values are plain.
 template <class T>

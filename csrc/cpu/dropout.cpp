@@ -25,7 +25,8 @@ void dropout_blocks(const DropoutArgs& args, int64_t first, int64_t last) {
 }  // namespace
 
 int dropout(const DropoutArgs& args) {
-  if (args.salt >= 0) *args.trailer = Trailer{args.trailer->key, static_cast<uint64_t>(args.salt), kFormatVersion, {}};
+  if (args.salt >= 0)
+    *args.trailer = Trailer{args.trailer->key, static_cast<uint64_t>(args.salt), kFormatVersion, {}};
   return visit_dtype(args.dtype, [&](auto tag) {
     parallel_for(args.exec, (args.n + kBlock - 1) / kBlock, 1 << 8, [&](int64_t begin, int64_t end) {
       dropout_blocks<typename decltype(tag)::type>(args, begin, end);

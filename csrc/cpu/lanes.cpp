@@ -5,7 +5,8 @@
 namespace rad::cpu {
 namespace {
 
-RAD_VECTOR_CLONES void rounds(uint32_t k0, uint32_t k1, uint32_t* c0, uint32_t* c1, uint32_t* c2, uint32_t* c3) {
+RAD_VECTOR_CLONES void rounds(uint32_t k0, uint32_t k1, uint32_t* c0, uint32_t* c1, uint32_t* c2,
+                              uint32_t* c3) {
   for (int round = 0; round < 10; ++round) {
     for (int i = 0; i < kLanes; ++i) {
       const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0[i];
@@ -28,7 +29,8 @@ void philox_lanes(uint64_t key, uint64_t salt, Role role, uint64_t outer, uint64
     const Words counter = random_counter(salt, role, outer, first + i);
     for (int j = 0; j < 4; ++j) words[j][i] = counter.w[j];
   }
-  rounds(static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32), words[0], words[1], words[2], words[3]);
+  rounds(static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32), words[0], words[1], words[2],
+         words[3]);
 }
 
 void different_row(const Sampler& sampler, int64_t row, int64_t begin, int64_t end, int64_t* out) {

@@ -1,8 +1,8 @@
 // dW for `different`: dW[o, f] = sum over the kept entries (r, f) of dy[r, o] * weight * x[r, f].
 //
-// Kept entries of a tile of features are sorted by (token block, feature). Then one strip of outputs at a time:
-// a feature's sums stay in registers while the entries of a token block stream by, each adding one row of a dy
-// panel that lies in L1. Work falls with keep; nothing dense of x is ever made.
+// Kept entries of a tile of features are sorted by (token block, feature). Then one strip of outputs at a
+// time: a feature's sums stay in registers while the entries of a token block stream by, each adding one row
+// of a dy panel that lies in L1. Work falls with keep; nothing dense of x is ever made.
 #include <algorithm>
 #include <cstring>
 
@@ -19,10 +19,10 @@
 namespace rad::cpu {
 namespace {
 
-constexpr int64_t kTokens = 128;             // of a token block: an entry's token fits a byte
-constexpr int64_t kStripBytes = 256;         // of outputs that are summed at a time
-constexpr int64_t kTileFeatures = 256;       // features whose entries are sorted together
-constexpr int64_t kEntryBytes = 768 << 10;   // of sorted entries held at a time
+constexpr int64_t kTokens = 128;            // of a token block: an entry's token fits a byte
+constexpr int64_t kStripBytes = 256;        // of outputs that are summed at a time
+constexpr int64_t kTileFeatures = 256;      // features whose entries are sorted together
+constexpr int64_t kEntryBytes = 768 << 10;  // of sorted entries held at a time
 
 template <class Sum>
 constexpr int64_t kStrip = kStripBytes / static_cast<int64_t>(sizeof(Sum));
@@ -48,15 +48,15 @@ inline __attribute__((always_inline)) void add_entries(const uint8_t* token, con
 }
 
 // The same for every feature of a tile: feature f owns entries [start[f], start[f + 1]).
-RAD_VECTOR_CLONES void add_block(const int32_t* start, int64_t features, const uint8_t* token, const float* value,
-                                 const float* panel, float* sums) {
+RAD_VECTOR_CLONES void add_block(const int32_t* start, int64_t features, const uint8_t* token,
+                                 const float* value, const float* panel, float* sums) {
   for (int64_t f = 0; f < features; ++f) {
     add_entries<FloatVector>(token + start[f], value + start[f], start[f + 1] - start[f], panel,
                              sums + f * kStrip<float>);
   }
 }
-RAD_VECTOR_CLONES void add_block(const int32_t* start, int64_t features, const uint8_t* token, const double* value,
-                                 const double* panel, double* sums) {
+RAD_VECTOR_CLONES void add_block(const int32_t* start, int64_t features, const uint8_t* token,
+                                 const double* value, const double* panel, double* sums) {
   for (int64_t f = 0; f < features; ++f) {
     add_entries<DoubleVector>(token + start[f], value + start[f], start[f + 1] - start[f], panel,
                               sums + f * kStrip<double>);
@@ -67,8 +67,9 @@ RAD_VECTOR_CLONES void add_block(const int32_t* start, int64_t features, const u
 template <class T>
 struct Plan {
   using Sum = Accumulate<T>;
-  int64_t tile, rows, blocks, capacity, threads;  // features; tokens, token blocks and entries a block at a time
-  bool whole;  // a tile's sums are rounded to dW once, so all tokens come in one piece
+  int64_t tile, rows, blocks, capacity,
+      threads;  // features; tokens, token blocks and entries a block at a time
+  bool whole;   // a tile's sums are rounded to dW once, so all tokens come in one piece
 
   explicit Plan(const LinearWgradArgs& args) {
     const int64_t k = kept(args.features, args.spec.num, args.spec.den), n = args.dy.rows;
@@ -89,7 +90,8 @@ struct Plan {
   }
 
   int64_t strips(const LinearWgradArgs& args) const { return (args.dy.cols + kStrip<Sum> - 1) / kStrip<Sum>; }
-  // value [blocks][capacity], start [blocks][tile + 1], token [blocks][capacity], then per thread sums and panel.
+  // value [blocks][capacity], start [blocks][tile + 1], token [blocks][capacity], then per thread sums and
+  // panel.
   int64_t value_bytes() const { return blocks * capacity * static_cast<int64_t>(sizeof(Sum)); }
   int64_t start_bytes() const { return blocks * (tile + 1) * 4; }
   int64_t token_bytes() const { return blocks * capacity; }
@@ -121,7 +123,8 @@ class Product {
  private:
   void add_tile(int64_t row, int64_t feature) {
     const int64_t rows = std::min(plan_.rows, args_.dy.rows - row);
-    const int64_t last = std::min(feature + plan_.tile, args_.features), blocks = (rows + kTokens - 1) / kTokens;
+    const int64_t last = std::min(feature + plan_.tile, args_.features),
+                  blocks = (rows + kTokens - 1) / kTokens;
     parallel_for(args_.exec, blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) sort_block(row, rows, feature, last, b);
     });
@@ -129,7 +132,8 @@ class Product {
     parallel_for(args_.exec, workers, 1, [&](int64_t begin, int64_t end) {
       for (int64_t worker = begin; worker < end; ++worker) {
         for (int64_t strip = worker; strip < strips; strip += workers) {
-          add_strip(row, rows, feature, last, strip, reinterpret_cast<Sum*>(workers_ + worker * plan_.worker_bytes()));
+          add_strip(row, rows, feature, last, strip,
+                    reinterpret_cast<Sum*>(workers_ + worker * plan_.worker_bytes()));
         }
       }
     });

@@ -19,7 +19,8 @@ int scatter(const ScatterArgs& args) {
         for (int64_t j = 0; j < count;) {
           const int64_t column = args.index[j];
           Sum sum = widen(packed[j]) * scale[j >= args.split];
-          for (++j; j < count && args.index[j] == column; ++j) sum += widen(packed[j]) * scale[j >= args.split];
+          for (++j; j < count && args.index[j] == column; ++j)
+            sum += widen(packed[j]) * scale[j >= args.split];
           out[column] = narrow<T>(sum);
         }
       }

@@ -23,7 +23,8 @@ void unpack_rows(const UnpackArgs& args, const SavedView& saved, int64_t* list) 
     const int64_t width = saved.layout.tile_width(tile);
     for (int64_t line = 0; line < saved.layout.lines; ++line) {
       const Sum weight = listed ? static_cast<Sum>(saved.weight()[line]) : sampler.template weight<Sum>(line);
-      T* out = static_cast<T*>(args.out) + (listed ? saved.index() : list)[line] * args.features + tile * kTileWidth;
+      T* out = static_cast<T*>(args.out) + (listed ? saved.index() : list)[line] * args.features +
+               tile * kTileWidth;
       for_each_block(width, [&](int64_t begin, int64_t count) {
         Sum values[kBlock];
         decode_block<T>(saved, tile, line, begin, count, values);
@@ -68,7 +69,8 @@ void unpack_projected(const UnpackArgs& args, const SavedView& saved) {
         for (int64_t f = 0; f < args.features; ++f) {
           Sum sum = 0;
           for (int64_t j = 0; j < count; ++j) {
-            sum += sign_bit(sign_call(saved.key, saved.salt, f, first + j), first + j) ? values[j] : -values[j];
+            sum +=
+                sign_bit(sign_call(saved.key, saved.salt, f, first + j), first + j) ? values[j] : -values[j];
           }
           add_to(out[f], sum * factor);
         }

@@ -29,8 +29,9 @@ Tensor empty_strided_like(const Tensor& tensor, const std::vector<int64_t>& stri
   using torch::stable::detail::from;
   std::vector<int64_t> sizes;
   for (int64_t d = 0; d < tensor.dim(); ++d) sizes.push_back(tensor.size(d));
-  std::array<StableIValue, 7> stack{from(tensor),       from(sizes),        from(stride),      from(std::nullopt),
-                                    from(std::nullopt), from(std::nullopt), from(std::nullopt)};
+  std::array<StableIValue, 7> stack{from(tensor),       from(sizes),        from(stride),
+                                    from(std::nullopt), from(std::nullopt), from(std::nullopt),
+                                    from(std::nullopt)};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
@@ -85,9 +86,9 @@ Tensor masked(const Tensor& dy, const Tensor& mask, std::vector<int64_t> stride)
   if (!aligned) torch::stable::copy_(dx, dy);
   const Execution run(dy);
   check_status(dy,
-               backend_of(dy).masked({run.exec(), dtype_of(dy), aligned ? dy.const_data_ptr() : dx.const_data_ptr(),
-                                      static_cast<const uint32_t*>(mask.const_data_ptr()), dx.mutable_data_ptr(),
-                                      dy.numel()}),
+               backend_of(dy).masked(
+                   {run.exec(), dtype_of(dy), aligned ? dy.const_data_ptr() : dx.const_data_ptr(),
+                    static_cast<const uint32_t*>(mask.const_data_ptr()), dx.mutable_data_ptr(), dy.numel()}),
                "masked");
   return dx;
 }
@@ -96,18 +97,21 @@ constexpr int64_t kTrailerBytes = sizeof(Trailer);
 
 // The kernel that forward and backward share; `to` may be `from`.
 void run_dropout(const Tensor& from, const Tensor& to, const Tensor& saved, int64_t threshold, int64_t salt) {
-  RAD_CHECK(0 <= threshold && threshold < int64_t{1} << 32, "threshold must be in [0, 2^32), got ", threshold);
+  RAD_CHECK(0 <= threshold && threshold < int64_t{1} << 32, "threshold must be in [0, 2^32), got ",
+            threshold);
   if (from.numel() == 0) return;
   const Execution run(from);
   const double scale = 4294967296.0 / static_cast<double>((int64_t{1} << 32) - threshold);
-  check_status(from,
-               backend_of(from).dropout({run.exec(), dtype_of(from), static_cast<Trailer*>(saved.mutable_data_ptr()), salt,
-                                         static_cast<uint32_t>(threshold), static_cast<float>(scale),
-                                         from.const_data_ptr(), to.mutable_data_ptr(), from.numel()}),
-               "dropout");
+  check_status(
+      from,
+      backend_of(from).dropout({run.exec(), dtype_of(from), static_cast<Trailer*>(saved.mutable_data_ptr()),
+                                salt, static_cast<uint32_t>(threshold), static_cast<float>(scale),
+                                from.const_data_ptr(), to.mutable_data_ptr(), from.numel()}),
+      "dropout");
 }
 
-std::tuple<Tensor, Tensor> dropout(const Tensor& x, int64_t threshold, int64_t salt, const std::optional<Tensor>& key) {
+std::tuple<Tensor, Tensor> dropout(const Tensor& x, int64_t threshold, int64_t salt,
+                                   const std::optional<Tensor>& key) {
   RAD_CHECK(0 <= salt && salt < int64_t{1} << 32, "salt must be in [0, 2^32), got ", salt);
   Tensor y = torch::stable::empty_like(x), saved = scratch(x, kTrailerBytes);
   place_key(x, &static_cast<Trailer*>(saved.mutable_data_ptr())->key, key);
@@ -117,9 +121,10 @@ std::tuple<Tensor, Tensor> dropout(const Tensor& x, int64_t threshold, int64_t s
   return {y, saved};
 }
 
-Tensor dropout_backward(const Tensor& dy, const Tensor& saved, int64_t threshold, std::vector<int64_t> stride) {
-  RAD_CHECK(saved.scalar_type() == ScalarType::Byte && saved.numel() == kTrailerBytes, "saved must be ", kTrailerBytes,
-            " bytes, got ", saved.numel(), " elements");
+Tensor dropout_backward(const Tensor& dy, const Tensor& saved, int64_t threshold,
+                        std::vector<int64_t> stride) {
+  RAD_CHECK(saved.scalar_type() == ScalarType::Byte && saved.numel() == kTrailerBytes, "saved must be ",
+            kTrailerBytes, " bytes, got ", saved.numel(), " elements");
   Tensor dx = empty_strided_like(dy, stride);
   const bool aligned = same_layout(dy, dx);
   if (!aligned) torch::stable::copy_(dx, dy);

@@ -12,7 +12,7 @@ Tensor unpack(const Tensor& buffer, std::vector<int64_t> spec_numbers, int64_t r
   if (out.numel() == 0) return out;
   const Execution run(buffer);
   const Backend& backend = backend_of(buffer);
-  UnpackArgs args{run.exec(), saved.spec(),  saved.dtype(),          rows,
+  UnpackArgs args{run.exec(), saved.spec(), saved.dtype(),          rows,
                   features,   saved.data(), out.mutable_data_ptr(), nullptr};
   const Tensor workspace = scratch(buffer, backend.unpack_workspace(args));
   args.workspace = workspace.mutable_data_ptr();

@@ -25,7 +25,8 @@ Tensor projected(const Tensor& x, const Saved& saved) {
   return out;
 }
 
-Tensor pack(const Tensor& x, std::vector<int64_t> spec_numbers, int64_t salt, const std::optional<Tensor>& key) {
+Tensor pack(const Tensor& x, std::vector<int64_t> spec_numbers, int64_t salt,
+            const std::optional<Tensor>& key) {
   const SketchSpec spec = decode_spec(spec_numbers);
   RAD_CHECK(0 <= salt && salt < int64_t{1} << 32, "salt must be in [0, 2^32), got ", salt);
   Matrix matrix = as_matrix(x);
@@ -38,13 +39,15 @@ Tensor pack(const Tensor& x, std::vector<int64_t> spec_numbers, int64_t salt, co
     matrix = as_matrix(projected(x, saved));
   }
   if (spec.draw == Draw::kNorm) {
-    NormSampleArgs args{run.exec(), spec, saved.dtype(), matrix.view, static_cast<uint64_t>(salt), saved.data(), nullptr};
+    NormSampleArgs args{run.exec(),   spec,   saved.dtype(), matrix.view, static_cast<uint64_t>(salt),
+                        saved.data(), nullptr};
     const Tensor workspace = scratch(x, backend.norm_sample_workspace(args));
     args.workspace = workspace.mutable_data_ptr();
     check_status(x, backend.norm_sample(args), "norm_sample");
   }
-  PackArgs args{run.exec(), spec, saved.dtype(), matrix.view, saved.features(), static_cast<uint64_t>(salt),
-                saved.data(), nullptr};
+  PackArgs args{
+      run.exec(),   spec,   saved.dtype(), matrix.view, saved.features(), static_cast<uint64_t>(salt),
+      saved.data(), nullptr};
   const Tensor workspace = scratch(x, backend.pack_workspace(args));
   args.workspace = workspace.mutable_data_ptr();
   check_status(x, backend.pack(args), "pack");
@@ -60,8 +63,8 @@ std::tuple<std::vector<Tensor>, Tensor> linear_shared(const Tensor& x, std::vect
                                                       std::vector<std::optional<Tensor>> biases,
                                                       std::vector<int64_t> spec, int64_t salt,
                                                       const std::optional<Tensor>& key) {
-  RAD_CHECK(weights.size() == biases.size(), "linear_shared: ", weights.size(), " weights but ", biases.size(),
-            " biases");
+  RAD_CHECK(weights.size() == biases.size(), "linear_shared: ", weights.size(), " weights but ",
+            biases.size(), " biases");
   std::vector<Tensor> ys;
   for (size_t i = 0; i < weights.size(); ++i) ys.push_back(aten_linear(x, weights[i], biases[i]));
   return {std::move(ys), pack(x, spec, salt, key)};

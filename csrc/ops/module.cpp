@@ -20,12 +20,14 @@ rad::DType dtype_named(const std::string& name) {
   throw py::value_error("dtype must be float32, float64, bfloat16 or float16, got " + name);
 }
 
-int64_t saved_nbytes(const std::vector<int64_t>& spec, const std::string& dtype, int64_t rows, int64_t features) {
+int64_t saved_nbytes(const std::vector<int64_t>& spec, const std::string& dtype, int64_t rows,
+                     int64_t features) {
   return rad::saved_layout(rad::ops::decode_spec(spec), dtype_named(dtype), rows, features).bytes;
 }
 
 std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
-  const rad::Words words = rad::philox4x32({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+  const rad::Words words =
+      rad::philox4x32({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
   return {words.w[0], words.w[1], words.w[2], words.w[3]};
 }
 
@@ -53,8 +55,8 @@ PYBIND11_MODULE(_C, m) {
   m.attr("has_cuda") = false;
   m.attr("cuda_archs") = "";
 #endif
-  m.def("saved_nbytes", &saved_nbytes, py::arg("spec"), py::arg("dtype"), py::arg("rows"), py::arg("features"),
-        "Bytes of the buffer that keeps a [rows, features] activation.");
+  m.def("saved_nbytes", &saved_nbytes, py::arg("spec"), py::arg("dtype"), py::arg("rows"),
+        py::arg("features"), "Bytes of the buffer that keeps a [rows, features] activation.");
   m.def("philox4x32", &philox, py::arg("counter"), py::arg("key"), "Philox4x32-10 of one 128-bit counter.");
   m.def("random_words", &random_words, py::arg("key"), py::arg("salt"), py::arg("role"), py::arg("outer"),
         py::arg("inner"), "The 128 bits of one logical coordinate.");

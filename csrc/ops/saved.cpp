@@ -12,7 +12,8 @@ void place_key(const Tensor& like, uint64_t* target, const std::optional<Tensor>
     torch::stable::copy_(slot, torch::stable::reshape(*key, {1}));
     return;
   }
-  // On the device, by torch's own generator: manual_seed, fork_rng, checkpointing and graph capture all apply.
+  // On the device, by torch's own generator: manual_seed, fork_rng, checkpointing and graph capture all
+  // apply.
   using torch::stable::detail::from;
   std::array<StableIValue, 2> stack{from(slot), from(std::nullopt)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::random_", "", stack.data(), TORCH_ABI_VERSION));
@@ -26,9 +27,10 @@ Saved::Saved(const Tensor& buffer, const SketchSpec& spec, DType dtype, int64_t 
       rows_(rows),
       features_(features),
       layout_(saved_layout(spec, dtype, rows, features)) {
-  RAD_CHECK(buffer.scalar_type() == ScalarType::Byte && buffer.is_contiguous() && buffer.numel() == layout_.bytes,
-            "saved must be a contiguous uint8 tensor of ", layout_.bytes, " bytes for a matrix of ", rows, " x ",
-            features, ", got ", buffer.numel(), " elements");
+  RAD_CHECK(
+      buffer.scalar_type() == ScalarType::Byte && buffer.is_contiguous() && buffer.numel() == layout_.bytes,
+      "saved must be a contiguous uint8 tensor of ", layout_.bytes, " bytes for a matrix of ", rows, " x ",
+      features, ", got ", buffer.numel(), " elements");
 }
 
 Saved Saved::create(const Tensor& like, const SketchSpec& spec, DType dtype, int64_t rows, int64_t features,
@@ -47,7 +49,8 @@ Tensor Saved::sample(int64_t tile) const {
   const Execution run(buffer_);
   const Backend& backend = backend_of(buffer_);
   Tensor index = empty_like_device(buffer_, {sampler().k()}, ScalarType::Long);
-  SampleArgs args{run.exec(), spec_, trailer(), sampled_length(), tile, index.mutable_data_ptr<int64_t>(), nullptr};
+  SampleArgs args{run.exec(), spec_, trailer(), sampled_length(), tile, index.mutable_data_ptr<int64_t>(),
+                  nullptr};
   const Tensor workspace = scratch(buffer_, backend.sample_workspace(args));
   args.workspace = workspace.mutable_data_ptr();
   check_status(buffer_, backend.sample(args), "sample");

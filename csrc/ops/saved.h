@@ -19,7 +19,9 @@ class Saved {
   DType dtype() const { return dtype_; }
   int64_t features() const { return features_; }
   const SavedLayout& layout() const { return layout_; }
-  Trailer* trailer() const { return reinterpret_cast<Trailer*>(static_cast<char*>(data()) + layout_.trailer); }
+  Trailer* trailer() const {
+    return reinterpret_cast<Trailer*>(static_cast<char*>(data()) + layout_.trailer);
+  }
 
   // Sizes and weights of the sample. Not its indices: the key lies on the device.
   Sampler sampler() const { return Sampler(0, 0, spec_, sampled_length()); }

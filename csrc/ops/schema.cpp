@@ -1,11 +1,14 @@
-// The op surface. `spec` is [num, den, sampling, draw, bits]; `saved` is the buffer that core/layout.h describes.
+// The op surface. `spec` is [num, den, sampling, draw, bits]; `saved` is the buffer that core/layout.h
+// describes.
 #include "ops/register.h"
 
 STABLE_TORCH_LIBRARY(rad_kernels, m) {
   // Forward products with what backward needs. One op returns both and the key lies inside `saved`: a
   // packing op apart from its product is re-executed by graph partitioners with another key.
-  m.def("linear(Tensor x, Tensor weight, Tensor? bias, int[] spec, int salt, Tensor? key=None) -> (Tensor, Tensor)");
-  m.def("linear_shared(Tensor x, Tensor[] weights, Tensor?[] biases, int[] spec, int salt, Tensor? key=None) -> (Tensor[], Tensor)");
+  m.def(
+      "linear(Tensor x, Tensor weight, Tensor? bias, int[] spec, int salt, Tensor? key=None) -> (Tensor, Tensor)");
+  m.def(
+      "linear_shared(Tensor x, Tensor[] weights, Tensor?[] biases, int[] spec, int salt, Tensor? key=None) -> (Tensor[], Tensor)");
   m.def("linear_wgrad(Tensor dy, Tensor saved, SymInt features, int[] spec) -> Tensor");
 
   // A mask numbers elements in the memory order of y; `stride` tells masked that order.

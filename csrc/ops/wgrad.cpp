@@ -33,9 +33,16 @@ struct KeptRows {
                                    widen ? ScalarType::Float : scalar_type_of(dtype));
     const float* list = saved.weights();
     check_status(dy.owner,
-                 backend_of(dy.owner).gather({run.exec(), dtype, widen, dy.view, index.const_data_ptr<int64_t>() + begin,
-                                              end - begin, weights.split - begin, {weights.scale[0], weights.scale[1]},
-                                              list ? list + begin : nullptr, out.mutable_data_ptr()}),
+                 backend_of(dy.owner).gather({run.exec(),
+                                              dtype,
+                                              widen,
+                                              dy.view,
+                                              index.const_data_ptr<int64_t>() + begin,
+                                              end - begin,
+                                              weights.split - begin,
+                                              {weights.scale[0], weights.scale[1]},
+                                              list ? list + begin : nullptr,
+                                              out.mutable_data_ptr()}),
                  "gather");
     return out;
   }
@@ -44,7 +51,8 @@ struct KeptRows {
 // Two tensor-core products, each summed in fp32: scale[0] * A + scale[1] * B, rounded once.
 Tensor two_products(const KeptRows& rows, int64_t tile, const Weights& weights) {
   const auto product = [&](int64_t begin, int64_t end) {
-    return mm_fp32(transposed(rows.gather(begin, end, false, kUnweighted)), rows.saved.lines(tile, begin, end, false));
+    return mm_fp32(transposed(rows.gather(begin, end, false, kUnweighted)),
+                   rows.saved.lines(tile, begin, end, false));
   };
   const Tensor head = product(0, weights.split), tail = product(weights.split, rows.saved.layout().lines);
   // The stable ABI's only scaled sum is a - alpha * b.
@@ -57,8 +65,8 @@ bool sums_widened(const Matrix& dy, const Saved& saved, int64_t block, bool unev
   return item_size(saved.dtype()) == 2 && !dy.owner.is_cuda() && (uneven || block < saved.layout().lines);
 }
 
-// dW[:, tile] = sum_i weight_i * dy[index_i]^T x_i. Uneven weights ride in the gathered dy, which is then fp32 or
-// wider (16-bit types on a GPU: one product per weight instead); even ones in the product's alpha.
+// dW[:, tile] = sum_i weight_i * dy[index_i]^T x_i. Uneven weights ride in the gathered dy, which is then
+// fp32 or wider (16-bit types on a GPU: one product per weight instead); even ones in the product's alpha.
 void add_tile(Tensor& dw, const KeptRows& rows, int64_t tile, int64_t block, bool widen) {
   const Saved& saved = rows.saved;
   const int64_t k = saved.layout().lines;
@@ -93,7 +101,8 @@ Tensor rows_wgrad(const Matrix& dy, const Saved& saved) {
   return widen ? torch::stable::to(dw, type) : dw;
 }
 
-// dy^T @ stored for samplings that keep every row. `outputs` [first, last) of dy; `alpha` per side of `split`.
+// dy^T @ stored for samplings that keep every row. `outputs` [first, last) of dy; `alpha` per side of
+// `split`.
 struct Product {
   Tensor dy_t;  // [outputs, rows]
   const Saved& saved;
@@ -106,7 +115,8 @@ struct Product {
         block(saved_.layout().lines) {
     // Plain values are used where they lie; only codes need a decoded copy, and so pieces.
     const SavedLayout& layout = saved.layout();
-    if (layout.bits && !dy.is_cuda()) block = block_of(kBlockBytes, layout.width * std::max<int64_t>(layout.item, 4));
+    if (layout.bits && !dy.is_cuda())
+      block = block_of(kBlockBytes, layout.width * std::max<int64_t>(layout.item, 4));
     widen = layout.item == 2 && block < layout.lines;
   }
 
@@ -132,8 +142,8 @@ struct Product {
   }
 };
 
-// dW[:, index] = dy^T @ stored, a block of outputs at a time. 16-bit products carry their weight in alpha, so that
-// they are rounded once; wider ones take it while they are scattered and need no second product.
+// dW[:, index] = dy^T @ stored, a block of outputs at a time. 16-bit products carry their weight in alpha, so
+// that they are rounded once; wider ones take it while they are scattered and need no second product.
 Tensor same_wgrad(const Tensor& dy, const Saved& saved) {
   Product product(dy, saved);
   const int64_t outputs = dy.size(dy.dim() - 1), k = saved.layout().width, features = saved.features();
@@ -147,8 +157,16 @@ Tensor same_wgrad(const Tensor& dy, const Saved& saved) {
   Tensor dw = empty_like_device(dy, {outputs, features}, product.type());
   Tensor buffer = empty_like_device(dy, {std::min(block, outputs), k}, product.type());
   const Execution run(dy);
-  ScatterArgs place{run.exec(), sum_type, 0, k, features, nullptr, index.const_data_ptr<int64_t>(), weights.split,
-                    {in_alpha ? 1.0 : weights.scale[0], in_alpha ? 1.0 : weights.scale[1]}, nullptr};
+  ScatterArgs place{run.exec(),
+                    sum_type,
+                    0,
+                    k,
+                    features,
+                    nullptr,
+                    index.const_data_ptr<int64_t>(),
+                    weights.split,
+                    {in_alpha ? 1.0 : weights.scale[0], in_alpha ? 1.0 : weights.scale[1]},
+                    nullptr};
   for (int64_t o = 0; o < outputs; o += block) {
     place.rows = std::min(block, outputs - o);
     Tensor part = torch::stable::narrow(buffer, 0, 0, place.rows);
@@ -172,7 +190,8 @@ Tensor project_wgrad(const Tensor& dy, const Saved& saved) {
   for (int64_t begin = 0; begin < features; begin += block) {
     const int64_t end = std::min(begin + block, features);
     Tensor columns = torch::stable::narrow(dw, 1, begin, end - begin);
-    addmm(columns, sums, transposed(saved.signs(begin, end, sum_type)), 0.0, 1 / (static_cast<double>(k) * project_scale(k)));
+    addmm(columns, sums, transposed(saved.signs(begin, end, sum_type)), 0.0,
+          1 / (static_cast<double>(k) * project_scale(k)));
   }
   return product.widen ? torch::stable::to(dw, scalar_type_of(saved.dtype())) : dw;
 }

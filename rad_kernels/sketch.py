@@ -89,9 +89,10 @@ class Sketch:
             if self.bits not in BITS:
                 raise ValueError(f"bits must be None, {', '.join(map(str, BITS))}; got {self.bits!r}")
             if self.sampling in WITHOUT_BITS and self.keep < 1:
+                samplings = " or ".join(repr(name) for name in SAMPLINGS if name not in WITHOUT_BITS)
                 raise ValueError(
-                    f"bits={self.bits} does not go with sampling {self.sampling!r}: use bits=None, or sampling "
-                    + " or ".join(repr(name) for name in SAMPLINGS if name not in WITHOUT_BITS)
+                    f"bits={self.bits} does not go with sampling {self.sampling!r}: "
+                    f"use bits=None, or sampling {samplings}"
                 )
         fraction = Fraction(self.keep).limit_denominator(10**6)
         if fraction == 0:

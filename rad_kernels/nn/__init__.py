@@ -1,6 +1,7 @@
 """Drop-in layers: torch's own with the same parameters, and a sketch of what they keep for backward."""
 
 from .activation import ReLU
+from .dropout import Dropout
 from .linear import Linear
 
-__all__ = ["Linear", "ReLU"]
+__all__ = ["Dropout", "Linear", "ReLU"]

@@ -1,24 +1,16 @@
-"""Functional layers with a sampled weight gradient. User-facing validation and autograd live here."""
-
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from . import ops
-from .sketch import DTYPE_NAMES, Sketch, saved_nbytes
-
-DEVICES = ("cpu", "cuda", "meta")
-
-
-class SketchWarning(UserWarning):
-    """A sketch has no effect where it was asked for."""
+from .. import ops
+from ..sketch import Sketch, saved_nbytes
+from ._checks import SketchWarning, autocast_dtype, check_parameters, check_sketch, check_x
 
 
 class _LinearWgrad(Function):
@@ -137,123 +129,6 @@ class _SharedLinear(Function):
         return (dx, None, None, None, *dws, *dbs)
 
 
-class _Masked(Function):
-    """dx = mask ? dy : 0: linear in dy, so it is its own derivative."""
-
-    @staticmethod
-    def forward(dy, mask, stride):
-        return ops.masked(dy, mask, stride)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        _, mask, ctx.stride = inputs
-        ctx.save_for_backward(mask)
-
-    @staticmethod
-    def backward(ctx, ddx):
-        return _Masked.apply(ddx, *ctx.saved_tensors, ctx.stride), None, None
-
-
-class _ReLU(Function):
-    @staticmethod
-    def forward(x):
-        return ops.relu(x)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        y, mask = output
-        ctx.mark_non_differentiable(mask)
-        ctx.save_for_backward(mask)
-        ctx.stride = y.stride()
-
-    @staticmethod
-    def backward(ctx, dy, _):
-        return _Masked.apply(dy, *ctx.saved_tensors, ctx.stride)
-
-
-class _ReLUInplace(Function):
-    """The mask leaves through ``kept.mask``: with a second output, autograd would refuse views as input."""
-
-    @staticmethod
-    def forward(x, kept):
-        kept.mask = ops.relu_(x)
-        return x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, kept = inputs
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(kept.mask)
-        ctx.stride = torch.empty_like(x, device="meta").stride()
-
-    @staticmethod
-    def backward(ctx, dy):
-        return _Masked.apply(dy, *ctx.saved_tensors, ctx.stride), None
-
-
-def _is_writable(x: Tensor) -> bool:
-    """False where torch refuses to modify x in place, which autograd tells a custom Function too late."""
-    if x.is_leaf or 0 in x.stride():
-        return False
-    if x._base is None:
-        return True
-    autograd = torch._C._autograd
-    return not x._base.is_leaf and autograd._get_creation_meta(x) == autograd.CreationMeta.DEFAULT
-
-
-def _check_tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
-    if value.is_nested:
-        raise TypeError(f"{name} must be a strided tensor, got a nested one")
-    if value.layout != torch.strided:
-        raise TypeError(f"{name} must be a strided tensor, got layout {value.layout}")
-    if value.dtype not in DTYPE_NAMES:
-        raise TypeError(f"{name} must have dtype {', '.join(DTYPE_NAMES.values())}; got {value.dtype}")
-    if value.device.type not in DEVICES:
-        raise ValueError(f"{name} must be on {' or '.join(DEVICES)}, got {value.device}")
-
-
-def check_sketch(sketch: object) -> None:
-    if not isinstance(sketch, Sketch):
-        raise TypeError(f"sketch must be a rad_kernels.Sketch, got {sketch!r}")
-
-
-def _autocast_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype in which F.linear would compute on this tensor."""
-    device = tensor.device.type
-    if tensor.dtype != torch.float64 and device != "meta" and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return tensor.dtype
-
-
-def _check_parameters(x: Tensor, weight: Tensor, bias: Tensor | None, suffix: str = "") -> None:
-    weight_name, bias_name = "weight" + suffix, "bias" + suffix
-    _check_tensor(weight_name, weight)
-    if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            f"{weight_name} must have shape [outputs, {x.shape[-1]}] for x of shape {tuple(x.shape)}, "
-            f"got {tuple(weight.shape)}"
-        )
-    named = [(weight_name, weight)]
-    if bias is not None:
-        _check_tensor(bias_name, bias)
-        if bias.shape != weight.shape[:1]:
-            raise ValueError(f"{bias_name} must have shape [{weight.shape[0]}], got {tuple(bias.shape)}")
-        named.append((bias_name, bias))
-    for name, value in named:
-        if value.device != x.device:
-            raise ValueError(f"x and {name} must be on one device, got {x.device} and {value.device}")
-        if _autocast_dtype(value) != _autocast_dtype(x):
-            raise TypeError(f"x and {name} must have one dtype, got {x.dtype} and {value.dtype}")
-
-
-def _check_x(x: object) -> None:
-    _check_tensor("x", x)
-    if x.dim() == 0:  # type: ignore[attr-defined]
-        raise ValueError("x must have at least one dimension, got a scalar tensor")
-
-
 def _samples(x: Tensor, weights: Sequence[Tensor], sketch: Sketch, dtype: torch.dtype) -> bool:
     """Whether a call packs, apart from grad mode: that must not change how much of the RNG is used."""
     if sketch.is_exact or x.numel() == 0 or not any(w.requires_grad for w in weights):
@@ -298,9 +173,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sketch: Sketch) -> Te
         ValueError: shapes or devices do not fit together.
     """
     check_sketch(sketch)
-    _check_x(x)
-    _check_parameters(x, weight, bias)
-    dtype = _autocast_dtype(x)
+    check_x(x)
+    check_parameters(x, weight, bias)
+    dtype = autocast_dtype(x)
     if not _samples(x, (weight,), sketch, dtype):
         return F.linear(x, weight, bias)
     if not torch.is_grad_enabled():
@@ -330,7 +205,7 @@ def shared_linear(
         TypeError, ValueError: as ``linear``; also for no weights or another number of biases.
     """
     check_sketch(sketch)
-    _check_x(x)
+    check_x(x)
     for name, value in (("weights", weights), ("biases", biases)):
         if not isinstance(value, Sequence):
             raise TypeError(f"{name} must be a list or tuple, got {type(value).__name__}")
@@ -339,31 +214,11 @@ def shared_linear(
             f"weights and biases must be as many, at least one; got {len(weights)} and {len(biases)}"
         )
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        _check_parameters(x, weight, bias, f"s[{i}]")
-    dtype = _autocast_dtype(x)
+        check_parameters(x, weight, bias, f"s[{i}]")
+    dtype = autocast_dtype(x)
     packs = _samples(x, weights, sketch, dtype)
     if packs and torch.is_grad_enabled():
         return _SharedLinear.apply(x, sketch.spec, dtype, len(weights), *weights, *biases)[:-2]
     if packs:
         ops.draw_key(x.device)
     return tuple(F.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
-
-
-def relu(x: Tensor, inplace: bool = False) -> Tensor:
-    """``F.relu(x, inplace)`` that keeps one bit an element instead of its output: exact.
-
-    Args:
-        x: any shape and strides; float32, float64, bfloat16 or float16.
-        inplace: overwrite x.
-
-    Raises:
-        TypeError: x is not a strided floating tensor.
-    """
-    _check_tensor("x", x)
-    if not (x.requires_grad and torch.is_grad_enabled()):
-        return F.relu(x, inplace=inplace)
-    if not inplace:
-        return _ReLU.apply(x)[0]
-    if torch.compiler.is_compiling():  # the compiler makes this an in-place kernel of its own
-        return x.copy_(_ReLU.apply(x)[0])
-    return _ReLUInplace.apply(x, SimpleNamespace()) if _is_writable(x) else F.relu_(x)

@@ -36,7 +36,7 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype in which F.linear would compute on this tensor."""
     device = tensor.device.type
     if tensor.dtype != torch.float64 and device != "meta" and torch.is_autocast_enabled(device):
-        return torch.getautocast_dtype(device)
+        return torch.get_autocast_dtype(device)
     return tensor.dtype
 
 

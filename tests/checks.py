@@ -82,6 +82,29 @@ def pair(inputs=8, outputs=5, sketch=SKETCH, **kwargs) -> tuple[nn.Linear, torch
     return layer, exact
 
 
+# Half the distance from 1 to the next number.
+ROUNDING = {
+    torch.float64: 2.0**-53,
+    torch.float32: 2.0**-24,
+    torch.bfloat16: 2.0**-8,
+    torch.float16: 2.0**-11,
+}
+
+
+def error_over_bound(dw: Tensor, rows: Tensor, estimate: Tensor, roundings: Tensor | int = 1) -> float:
+    """max |dw - rows^T @ estimate| / its bound, with float64 rows [N, outputs] and estimate [N, features].
+
+    The bound: N + 3 roundings in the accumulator's precision (product, weight twice, N - 1 sums, fused or
+    not, in any order), then ``roundings`` into dw's dtype.
+    """
+    exact, magnitude, terms = rows.t() @ estimate, rows.abs().t() @ estimate.abs(), len(rows) + 3
+    accumulator = ROUNDING[torch.float64 if dw.dtype == torch.float64 else torch.float32]
+    gamma = terms * accumulator / (1 - terms * accumulator)
+    subnormal = torch.finfo(dw.dtype).smallest_normal * torch.finfo(dw.dtype).eps
+    bound = gamma * magnitude + (ROUNDING[dw.dtype] * roundings + gamma) * exact.abs() + subnormal
+    return ((dw.double() - exact).abs() / bound).max().item()
+
+
 # How a weight gradient tells its sample: with x = CODES and dy = identity, dW / CODES is the matrix of
 # multipliers, provided that backward used the indices that forward packed. Any other index puts a value
 # under the wrong code and the quotient is no multiplier.

@@ -5,18 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import COMBINATIONS, DTYPES, LAYOUTS, LINEARS
-from checks import multipliers, next_key, rng_untouched, same_bits, same_strides, sampled
+from checks import error_over_bound, multipliers, next_key, rng_untouched, same_bits, same_strides, sampled
 
 from rad_kernels import Sketch, functional, nn, ops
 from rad_kernels.functional import SketchWarning
 from rad_kernels.sketch import SAMPLINGS, saved_nbytes
 
-ROUNDING = {
-    torch.float64: 2.0**-53,
-    torch.float32: 2.0**-24,
-    torch.bfloat16: 2.0**-8,
-    torch.float16: 2.0**-11,
-}
 ONE_ROW_IS_EXACT = pytest.mark.filterwarnings("ignore::rad_kernels.functional.SketchWarning")
 
 
@@ -69,17 +63,6 @@ def copies(sketch, key, rows, features):
         return 1
     times = multipliers(sketch, key, len(rows), features)[0] * sketch.kept(features) / features
     return times.clamp(min=1)
-
-
-def error_over_bound(dw, rows, estimate, roundings):
-    """The bound: N + 3 roundings in the accumulator's precision (product, weight twice, N - 1 sums, fused or
-    not, in any order), then one into the dtype, or one for each copy of a feature."""
-    exact, magnitude, terms = rows.t() @ estimate, rows.abs().t() @ estimate.abs(), len(rows) + 3
-    accumulator = ROUNDING[torch.float64 if dw.dtype == torch.float64 else torch.float32]
-    gamma = terms * accumulator / (1 - terms * accumulator)
-    subnormal = torch.finfo(dw.dtype).smallest_normal * torch.finfo(dw.dtype).eps
-    bound = gamma * magnitude + (ROUNDING[dw.dtype] * roundings + gamma) * exact.abs() + subnormal
-    return ((dw.double() - exact).abs() / bound).max().item()
 
 
 @ONE_ROW_IS_EXACT

@@ -1,0 +1,386 @@
+"""The benchmarks' logic on fake providers and tiny shapes: what is timed, counted, written and refused."""
+
+import json
+
+import pytest
+import torch
+
+from rad_kernels import Sketch
+from rad_kernels.__main__ import main
+from rad_kernels.bench import cli, console, plot, runner, suites
+from rad_kernels.bench.cases import LinearCase, MatrixCase
+from rad_kernels.bench.limits import (
+    Limits,
+    Work,
+    exact_linear,
+    measured_limits,
+    packing,
+    sketched_linear,
+    weight_gradient,
+)
+from rad_kernels.bench.official import OfficialLinear
+from rad_kernels.bench.providers import linear_providers
+from rad_kernels.bench.result import Report, Row, environment
+from rad_kernels.bench.suites import SUITES, Setting, Subject, Trial
+from rad_kernels.bench.timing import Rounds, Step, interleaved, quantile, summarise, wall_clock
+from rad_kernels.memory import saved_bytes, step_peak
+from rad_kernels.sketch import saved_nbytes
+
+CPU = torch.device("cpu")
+TINY = LinearCase(24, 16, 8)
+SKETCHES = (Sketch(0.25), Sketch(0.25, "different"), Sketch(1, bits=4))
+SETTING = Setting(CPU, torch.float32, 0.25, SKETCHES)
+FEW = Rounds(seconds=0.0, least=2, most=4, warm_up=1)
+
+
+# timing
+
+
+class Script:
+    """Steps that note when they are prepared and run, and a clock that returns given times."""
+
+    def __init__(self, **seconds):
+        self.calls, self.seconds = [], {name: iter(times) for name, times in seconds.items()}
+        self.steps = {
+            name: Step(
+                lambda name=name: self.calls.append(("prepare", name)),
+                lambda name=name: self.calls.append(("run", name)) or name,
+            )
+            for name in seconds
+        }
+
+    def clock(self, run):
+        return next(self.seconds[run()])
+
+
+def test_steps_take_turns_and_the_order_alternates():
+    script = Script(a=[9, 1, 2], b=[9, 3, 4])
+    times = interleaved(script.steps, script.clock, Rounds(0.0, least=2, most=2, warm_up=1))
+    assert times == {"a": [1, 2], "b": [3, 4]}  # the warm-up's 9 does not count
+    assert [name for kind, name in script.calls if kind == "run"] == ["a", "b", "a", "b", "b", "a"]
+    assert script.calls[::2] == [("prepare", name) for _, name in script.calls[1::2]]
+
+
+@pytest.mark.parametrize("seconds, count", [(1e-9, 50), (0.1, 20), (0.5, 4), (100.0, 3)])
+def test_rounds_fit_the_budget_within_bounds(seconds, count):
+    assert Rounds(seconds=2.0, least=3, most=50).count(seconds) == count
+
+
+def test_garbage_collection_is_off_while_timing_and_restored():
+    import gc
+
+    seen = []
+    steps = {"a": Step(lambda: None, lambda: seen.append(gc.isenabled()))}
+    interleaved(steps, wall_clock, FEW)
+    assert seen == [False] * 3 and gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        interleaved({"a": Step(lambda: None, lambda: 1 / 0)}, wall_clock, FEW)
+    assert gc.isenabled()
+
+
+def test_ratios_pair_times_of_one_round():
+    # The machine is ten times slower in the second half: medians alone would say 1.5 / 1 or 15 / 10.
+    timing = summarise({"torch": [1, 1, 10, 10, 10], "mine": [2, 2, 5, 5, 5]})["mine"]
+    assert timing.ratio == 0.5 and timing.ratio_minimum == 2
+    assert (timing.median, timing.minimum, timing.rounds) == (5, 2, 5)
+
+
+def test_quantile_interpolates():
+    values = [3.0, 1.0, 2.0, 10.0]
+    for q in (0.0, 0.2, 0.5, 0.8, 1.0):
+        assert quantile(values, q) == pytest.approx(torch.tensor(values).quantile(q).item())
+
+
+# limits
+
+
+@pytest.mark.parametrize("sampling", ["rows", "same", "different", "tile_rows"])
+def test_floor_of_a_large_layer_is_that_of_its_products(sampling):
+    case = LinearCase(10_000, 10_000, 10_000)
+    quotient = sketched_linear(case, torch.float32, Sketch(0.1, sampling)).flops
+    assert quotient / exact_linear(case, torch.float32).flops == pytest.approx((4 + 2 * 0.1) / 6)
+
+
+def test_work_of_a_pack_and_of_a_weight_gradient():
+    case, sketch = LinearCase(100, 256, 50), Sketch(0.1, bits=4)
+    kept = saved_nbytes(100, 256, torch.float32, sketch)
+    assert packing(case, torch.float32, sketch) == Work(0.0, 10 * 256 * 4 + kept)
+    assert weight_gradient(case, torch.float32, None) == Work(
+        2.0 * 100 * 256 * 50, 4.0 * (25600 + 5000 + 12800)
+    )
+    assert weight_gradient(case, torch.float32, sketch) == Work(2.0 * 10 * 256 * 50, 4 * (500 + 12800) + kept)
+
+
+def test_limit_is_the_slower_of_arithmetic_and_memory():
+    limits = Limits(flops_per_s=100.0, bytes_per_s=10.0)
+    assert limits.seconds(Work(500, 20)) == 5 and limits.seconds(Work(500, 90)) == 9
+
+
+def test_limits_are_measured_with_the_given_clock():
+    seconds = iter([1.0] * 6 + [2.0] * 100)  # the warm-up's faster times do not count
+
+    def clock(run):
+        run()
+        return next(seconds)
+
+    found = measured_limits(CPU, torch.float32, clock, quick=True)
+    assert (found.flops_per_s, found.bytes_per_s) == (2 * 384**3 / 2, 2 * 2**26 / 2)
+
+
+# subjects and rows
+
+
+def fake_trial():
+    """A slow baseline and a provider at half its time and work, which keeps one tensor of 12 bytes."""
+    x = torch.ones(3, requires_grad=True)
+    script = Script(slow=[8] * 9, fast=[4] * 9)
+    subjects = {
+        "slow": Subject(script.steps["slow"], None, Work(200, 0)),
+        "fast": Subject(script.steps["fast"], lambda: x.exp(), Work(100, 0)),
+    }
+    return Trial("linear", "fake", subjects), script.clock
+
+
+def test_rows_of_a_trial():
+    trial, clock = fake_trial()
+    slow, fast = runner.measured(trial, SETTING, clock, FEW, Limits(100.0, 1.0))
+    assert (slow.ratio, slow.floor, slow.to_limit, slow.retained) == (1, 1, 4, None)
+    assert (fast.ratio, fast.floor, fast.to_limit, fast.retained, fast.peak) == (0.5, 0.5, 4, 12, 0)
+    assert (fast.suite, fast.case, fast.provider, fast.dtype) == ("linear", "fake", "fast", "float32")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_runs(suite, dtype):
+    setting = Setting(CPU, dtype, 0.25, SKETCHES)
+    cases = [MatrixCase(4, 40)] if suite == "elementwise" else [TINY]
+    for trial in SUITES[suite](setting, cases):
+        rows = runner.measured(trial, setting, wall_clock, FEW, Limits(1e9, 1e9))
+        assert [row.provider for row in rows] == list(trial.subjects) and len(rows) >= 2
+        assert rows[0].ratio == rows[0].ratio_minimum == 1
+        assert all(0 < row.minimum <= row.p20 <= row.median <= row.p80 for row in rows)
+        ours = [str(sketch) for sketch in SKETCHES]
+        if suite != "elementwise":
+            assert [row.provider for row in rows if row.provider in ours] == ours
+        if suite == "linear":
+            assert {row.provider.split()[0] for row in rows} - {"torch", *ours} == (
+                {"index_select", "checkpoint"} | ({"official"} if dtype == torch.float32 else set())
+            )
+
+
+def test_retained_bytes_of_the_providers():
+    subjects = suites.layer_subjects(linear_providers(SKETCHES, 0.25), TINY, SETTING)
+    retained = {name: saved_bytes(subject.forward).total for name, subject in subjects.items()}
+    assert retained["torch"] == 24 * 16 * 4
+    for sketch in SKETCHES:
+        assert retained[str(sketch)] == saved_nbytes(24, 16, torch.float32, sketch)
+    assert retained["index_select 0.25"] == 6 * (16 * 4 + 8 + 4)
+    assert retained["checkpoint"] >= retained["torch"]
+    assert retained["official same 0.25"] == retained["official different 0.25"] == 24 * 4 * 4
+
+
+def test_gradients_are_dropped_before_each_step():
+    subjects = suites.layer_subjects(linear_providers(SKETCHES, 0.25), TINY, SETTING)
+    for subject in subjects.values():
+        subject.step.run()
+        subject.step.prepare()
+        peak = step_peak(subject.step.run)
+        assert peak >= 4 * (24 * 16 + 16 * 8 + 8)  # dx, dW and db are made anew, none is added to
+
+
+@pytest.mark.parametrize("name", ["index_select 0.25", "checkpoint"])
+def test_other_providers_compute_the_same_gradients(name):
+    provider = next(p for p in linear_providers((), 0.25) if p.name == name)
+    layer, x = provider.make(TINY).double(), torch.randn(24, 16, dtype=torch.float64, requires_grad=True)
+    dy = torch.randn(24, 8, dtype=torch.float64)
+    exact = torch.autograd.grad(
+        torch.nn.functional.linear(x, layer.weight, layer.bias), (x, layer.weight, layer.bias), dy
+    )
+    total, draws = torch.zeros(8, 16, dtype=torch.float64), 2000
+    for _ in range(draws):
+        x.grad = layer.weight.grad = layer.bias.grad = None
+        layer(x).backward(dy)
+        total += layer.weight.grad
+    torch.testing.assert_close(x.grad, exact[0])
+    torch.testing.assert_close(layer.bias.grad, exact[2])
+    assert relative_distance(total / draws, exact[1]) < 5 * (3 * 24 / draws) ** 0.5  # V <= (s-1) N ||D||^2
+
+
+def relative_distance(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+# the authors' layer
+
+
+@pytest.mark.parametrize(
+    "rows, features, outputs, keep, retained",
+    [
+        (150, 784, 300, 0.1, 47_400),
+        (150, 784, 300, 0.5, 235_200),
+        (256, 1024, 1024, 0.1, 105_472),
+        (256, 1024, 1024, 0.5, 524_288),
+    ],
+)
+@pytest.mark.parametrize("different", [False, True])
+def test_official_layer_retains_what_the_published_one_does(
+    rows, features, outputs, keep, retained, different
+):
+    layer = OfficialLinear(features, outputs, keep, different)
+    x = torch.randn(rows, features, requires_grad=True)
+    assert saved_bytes(lambda: layer(x)).total == retained
+
+
+def test_official_layer_peaks_at_several_times_torchs():
+    x, dy = torch.randn(256, 1024, requires_grad=True), torch.randn(256, 1024)
+    layer, exact = OfficialLinear(1024, 1024, 0.1, False), torch.nn.Linear(1024, 1024)
+    peak = step_peak(lambda: layer(x).backward(dy))
+    x.grad = None
+    assert 2 < peak / step_peak(lambda: exact(x).backward(dy)) < 2.5  # published: 2.18
+
+
+@pytest.mark.parametrize("different", [False, True])
+def test_official_layer_is_unbiased_with_the_variance_of_replacement(different):
+    rows, features, outputs, kept, draws = 6, 8, 3, 2, 4000
+    layer = OfficialLinear(features, outputs, kept / features, different)
+    x, dy = torch.randn(rows, features, requires_grad=True), torch.randn(rows, outputs)
+    exact = dy.t() @ x.detach()
+    errors = torch.empty(draws, outputs, features)
+    for number in range(draws):
+        layer.zero_grad()
+        x.grad = None
+        layer(x).backward(dy)
+        errors[number] = layer.weight.grad - exact
+    torch.testing.assert_close(x.grad, dy @ layer.weight.detach())
+    torch.testing.assert_close(layer.bias.grad, dy.sum(0))
+    entries = dy.square().sum(1) @ x.detach().square().sum(1) if different else exact.square().sum()
+    variance = float((features - 1) / kept * entries)
+    assert float(errors.mean(0).square().sum()) < 25 * variance / draws  # 5 standard errors of the mean
+    assert float(errors.square().sum((1, 2)).mean()) == pytest.approx(variance, rel=0.1)
+
+
+# report
+
+
+def row(**changes):
+    return Row(**{**dict.fromkeys(("suite", "case", "provider", "dtype"), "x"), **NUMBERS, **changes})
+
+
+NUMBERS = dict(median=0.25, p20=0.125, p80=0.5, minimum=0.0625, rounds=9, ratio=0.75, ratio_minimum=0.5)
+
+
+def report(**changes):
+    return Report(
+        environment(CPU), {"clock": "wall"}, {"float32": {"flops_per_s": 1e9, "bytes_per_s": 1e9}}, **changes
+    )
+
+
+@pytest.mark.parametrize(
+    "rows", [(), (row(),), (row(), row(floor=0.7, to_limit=1.5, retained=12, peak=0))], ids=len
+)
+def test_json_round_trip(rows):
+    original = report(rows=rows)
+    assert Report.from_json(original.to_json()) == original
+
+
+def test_json_rounds_to_five_digits():
+    written = json.loads(report(rows=(row(median=0.123456789),)).to_json())
+    assert written["rows"][0]["median"] == 0.12346
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 0, "rows": []}'])
+def test_foreign_json_is_refused(text):
+    with pytest.raises(ValueError, match="not a benchmark report of format 1"):
+        Report.from_json(text)
+
+
+def test_environment_does_not_name_the_machine():
+    import platform
+
+    text = json.dumps(environment(CPU))
+    assert "cpu" in text and "threads" in text
+    assert platform.node() not in text and "/" not in text.replace("+", "")
+
+
+def test_cells_and_durations():
+    assert [console.duration(s) for s in (1.234e-6, 0.0123, 4.5678)] == ["1.23 µs", "12.3 ms", "4.57 s"]
+    assert console.cells(row(retained=1048576))[-2:] == ("1,048,576", "")
+
+
+def test_plot_of_ratios(tmp_path):
+    picture = tmp_path / "ratios.png"
+    plot.draw(report(rows=(row(), row(provider="y", floor=0.7))), picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no rows"):
+        plot.draw(report(), picture)
+
+
+# command line
+
+
+def exit_of(capsys, *arguments):
+    try:
+        code = main(("bench", *arguments))
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["--suite", "nothing"],
+            "suite must be of linear, wgrad, pack, elementwise, overhead, variance or all",
+        ),
+        (["--suite", "linear,,"], "got ''"),
+        (["--sketches", "diagonal:0.1"], "sampling must be one of"),
+        (["--sketches", "rows:2"], "keep must be in (0, 1], got 2.0"),
+        (["--sketches", ""], "sampling must be one of"),
+        (["--keep", "0"], "keep must be in (0, 1], got 0.0"),
+        (["--keep", "much"], "keep must be a number in (0, 1], got 'much'"),
+        (["--dtype", "int8"], "dtype must be of float32, float64, bfloat16, float16; got 'int8'"),
+        (["--threads", "0"], "argument --threads: must be at least 1, got 0"),
+        (["--seconds", "nan"], "argument --seconds: must be between 0 and 3600, got nan"),
+        (["--clock", "sun"], "argument --clock: invalid choice"),
+        (["--device", "tpu"], "argument --device: invalid choice"),
+    ],
+)
+def test_wrong_arguments(capsys, arguments, message):
+    code, out, err = exit_of(capsys, *arguments)
+    assert code == 2 and out == ""
+    assert err.count("\n") == 1 and err.startswith("python -m rad_kernels bench: error") and message in err
+
+
+def test_cuda_without_a_gpu(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, out, err = exit_of(capsys, "--device", "cuda")
+    assert (code, out) == (2, "") and "torch sees no CUDA device" in err
+
+
+def test_missing_data(capsys, tmp_path):
+    code, out, err = exit_of(capsys, "--suite", "variance", "--data", str(tmp_path))
+    assert (code, out, err.count("\n")) == (2, "", 1) and "missing train-images" in err
+
+
+def test_a_run_writes_json_and_plot(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("rad_kernels.bench.suites.OVERHEAD", (TINY,))
+    monkeypatch.setattr("rad_kernels.bench.cli.Rounds", lambda _seconds: FEW)
+    record, picture = tmp_path / "new" / "bench.json", tmp_path / "new" / "bench.png"
+    files = ["--json", str(record), "--plot", str(picture)]
+    code, out, err = exit_of(
+        capsys, "--suite", "overhead", "--quick", "--sketches", "rows,same:0.5:2bit", *files
+    )
+    assert (code, err) == (0, "")
+    found = Report.from_json(record.read_text())
+    names = [entry.provider for entry in found.rows]
+    assert names[:3] == ["torch", "rows:0.1", "same:0.5:2bit"] and "official same 0.1" in names
+    assert all(name in out for name in names) and "limits of float32" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sketch_lists():
+    assert cli.parse_sketches("rows, rows:0.5:4bit ,rows", 0.25) == [Sketch(0.25), Sketch(0.5, bits=4)]
+    assert cli.parse_sketches(None, 0.25) is None
+    assert len(set(cli.default_sketches(0.1))) == len(cli.default_sketches(0.1)) == 11

@@ -131,7 +131,7 @@ void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t be
     with_bits(bits, [&](auto b) { pack_codes<decltype(b)::value>(codes, bytes); });
     std::memcpy(saved.line(tile, line) + at * bits / 8, bytes, code_bytes(m, tile, at));
     const int64_t place = m.group_place(tile, at / kGroup, line);
-    reinterpret_cast<T*>(saved.data + m.lo)[place] = narrow<T>(lo);
+    reinterpret_cast<T*>(saved.data + m.lo)[place] = narrow<T>(Dither<Real>::stored_lo(lo, step));
     reinterpret_cast<uint16_t*>(saved.data + m.step)[place] = bf16_bits(step);
   }
 }

@@ -19,10 +19,11 @@
 namespace rad::cpu {
 namespace {
 
-constexpr int64_t kTokens = 128;            // of a token block: an entry's token fits a byte
-constexpr int64_t kStripBytes = 256;        // of outputs that are summed at a time
-constexpr int64_t kTileFeatures = 256;      // features whose entries are sorted together
-constexpr int64_t kEntryBytes = 768 << 10;  // of sorted entries held at a time
+constexpr int64_t kTokens = 128;        // of a token block: an entry's token fits a byte
+constexpr int64_t kStripBytes = 256;    // of outputs that are summed at a time
+constexpr int64_t kTileFeatures = 256;  // features whose entries are sorted together
+constexpr int64_t kLeastEntryBytes = 64 << 10,
+                  kMostEntryBytes = 768 << 10;  // of sorted entries held at a time
 
 template <class Sum>
 constexpr int64_t kStrip = kStripBytes / static_cast<int64_t>(sizeof(Sum));
@@ -81,10 +82,15 @@ struct Plan {
     whole = sizeof(T) == 2;
     tile = std::min(kTileFeatures, args.features);
     const int64_t entry = sizeof(Sum) + 1;
-    while (whole && stratified && tile > 16 && n * per_token(tile) * entry > kEntryBytes) tile /= 2;
+    // Scratch stays a fraction of what is saved, lest a small layer's backward pass cost what its pack
+    // spared.
+    const int64_t all = (n + kTokens - 1) / kTokens, pieces = whole ? all : 1;
+    const int64_t budget =
+        std::clamp(n * k * static_cast<int64_t>(sizeof(T)) / 4, kLeastEntryBytes, kMostEntryBytes);
+    const int64_t least = whole ? 16 : 64;
+    while (stratified && tile > least && pieces * kTokens * per_token(tile) * entry > budget) tile /= 2;
     capacity = kTokens * per_token(tile);
-    const int64_t all = (n + kTokens - 1) / kTokens;
-    blocks = whole ? all : std::clamp<int64_t>(kEntryBytes / (capacity * entry), 1, all);
+    blocks = whole ? all : std::clamp<int64_t>(budget / (capacity * entry), 1, all);
     rows = blocks * kTokens;
     threads = std::max(args.exec.threads, 1);
   }

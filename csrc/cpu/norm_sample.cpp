@@ -40,7 +40,8 @@ int norm_sample(const NormSampleArgs& args) {
     return 0;
   });
   float largest = 0;
-  for (int64_t r = 0; r < rows; ++r) largest = norm[r] <= largest ? largest : norm[r];  // a NaN stays
+  for (int64_t r = 0; r < rows; ++r)
+    largest = norm[r] <= largest || largest != largest ? largest : norm[r];  // a NaN stays
   uint64_t sum = 0;
   for (int64_t r = 0; r < rows; ++r) prefix[r] = sum += fixed_norm(norm[r], largest);
   const Sampler sampler(saved.key, args.salt, args.spec, rows);

@@ -114,6 +114,10 @@ oldest: $(ENVIRONMENT)  ## Compile csrc/ops against the headers of the oldest su
 
 ##@ Ship
 
+.PHONY: readme
+readme: build  ## Write the generated tables of README.md and docs/ anew from docs/results
+	$(PY) tools/readme_tables.py
+
 .PHONY: sdist
 sdist: $(ENVIRONMENT)  ## Build sdist and wheel, install the wheel elsewhere and import it
 	$(PY) tools/check_sdist.py

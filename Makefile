@@ -68,11 +68,12 @@ demo: build  ## Train the paper's network on real digits: exact, small batch and
 ##@ Check
 
 .PHONY: test
-test: $(ENVIRONMENT)  ## Everything CI runs: lint, build, C++/SIMT tests, CUDA compile check, pytest
+test: $(ENVIRONMENT)  ## Everything CI runs: lint, build, C++/SIMT tests, CUDA compile check, sdist, pytest
 	@tools/stage lint $(MAKE) --no-print-directory lint
 	@tools/stage build $(MAKE) --no-print-directory build
 	@tools/stage simt $(MAKE) --no-print-directory simt
 	@tools/stage archs $(MAKE) --no-print-directory archs ARCHS="80 90a 120"
+	@tools/stage sdist $(MAKE) --no-print-directory sdist
 	@tools/stage pytest $(MAKE) --no-print-directory pytest
 
 .PHONY: lint

@@ -45,8 +45,9 @@ def sources() -> set[str]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        backend = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-        run(sys.executable, "-c", backend, work, cwd=ROOT)
+        # Metadata left in the checkout would add the files that an earlier MANIFEST.in named.
+        metadata = ("egg_info", "--egg-base", work)
+        run(sys.executable, "setup.py", *metadata, "sdist", "--dist-dir", work, cwd=ROOT)
         (sdist,) = work.glob("*.tar.gz")
         with tarfile.open(sdist) as archive:
             packed = {member.partition("/")[2] for member in archive.getnames()}

@@ -34,7 +34,8 @@ help:  ## This list
 	  /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: venv
-venv: $(ENVIRONMENT)  ## Make or refresh the virtual environment
+venv:  ## Make the virtual environment, or refresh it after a change of the machine
+	$(PYTHON) tools/make_venv.py $(VENV)
 
 $(VENV)/.requirements: requirements/*.txt tools/make_venv.py
 	$(PYTHON) tools/make_venv.py $(VENV)
@@ -67,11 +68,12 @@ demo: build  ## Train the paper's network on real digits: exact, small batch and
 ##@ Check
 
 .PHONY: test
-test: $(ENVIRONMENT)  ## Everything CI runs: lint, build, C++/SIMT tests, CUDA compile check, pytest
+test: $(ENVIRONMENT)  ## Everything CI runs: lint, build, C++/SIMT tests, CUDA compile check, sdist, pytest
 	@tools/stage lint $(MAKE) --no-print-directory lint
 	@tools/stage build $(MAKE) --no-print-directory build
 	@tools/stage simt $(MAKE) --no-print-directory simt
 	@tools/stage archs $(MAKE) --no-print-directory archs ARCHS="80 90a 120"
+	@tools/stage sdist $(MAKE) --no-print-directory sdist
 	@tools/stage pytest $(MAKE) --no-print-directory pytest
 
 .PHONY: lint
@@ -93,7 +95,7 @@ pytest: build  ## Python tests; ARGS="-k name" selects
 
 .PHONY: simt
 simt: $(ENVIRONMENT)  ## C++ tests: every kernel executed on the host, with race and bounds checks
-	$(MAKE) -C tests/cpp -j$(JOBS) all test CUDA_INC="$$($(PY) tools/cuda_include.py)"
+	include=$$($(PY) tools/cuda_include.py) && $(MAKE) -C tests/cpp -j$(JOBS) all test CUDA_INC="$$include"
 
 ##@ CUDA without a GPU, older torch
 
@@ -102,15 +104,20 @@ archs:  ## Compile the kernels for every architecture: registers, spills and sha
 	$(MAKE) --no-print-directory -f tools/archs.mk -j$(JOBS) PYTHON=$(PYTHON) $(if $(ARCHS),ARCHS="$(ARCHS)")
 
 .PHONY: cross
-cross: $(ENVIRONMENT)  ## Build the CUDA backend even if torch is CPU-only, link it and import it
+cross: $(ENVIRONMENT)  ## Build the CUDA backend even if torch is CPU-only, import it and check the binary
 	$(call quietly,RAD_KERNELS_WITH_CUDA=1 $(PY) setup.py build --build-lib build/cross)
-	cd build/cross && $(abspath $(PY)) -c "import rad_kernels; print(rad_kernels.show_config())"
+	PYTHONPATH=build/cross $(PY) -P -c "import rad_kernels; print(rad_kernels.show_config())"
+	PYTHONPATH=build/cross $(PY) -P -m pytest -q tests/test_build.py
 
 .PHONY: oldest
 oldest: $(ENVIRONMENT)  ## Compile csrc/ops against the headers of the oldest supported torch (downloads 0.5 GB)
 	$(PY) tools/oldest_torch.py
 
 ##@ Ship
+
+.PHONY: readme
+readme: build  ## Write the generated tables of README.md and docs/ anew from docs/results
+	$(PY) tools/readme_tables.py
 
 .PHONY: sdist
 sdist: $(ENVIRONMENT)  ## Build sdist and wheel, install the wheel elsewhere and import it

@@ -272,13 +272,15 @@ def _parameter_and_buffer_storages() -> set[int]:
     The garbage collector knows them all, also those of modules that are never called: autograd saves plain
     tensors that share a storage with a Parameter, and nothing on them tells whose they are.
     """
+    objects = gc.get_objects()
+    # By type, never isinstance on every object: fast, and proxies may run code when asked for __class__.
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, (Tensor, nn.Module))}
     owned: list[Tensor] = []
-    for candidate in gc.get_objects():
-        kind = type(candidate)  # not isinstance: proxies may run code when asked for their __class__
-        if issubclass(kind, Tensor) and isinstance(candidate, nn.Parameter):
+    for candidate in (candidate for candidate in objects if type(candidate) in kinds):
+        if isinstance(candidate, nn.Module):
+            owned.extend(candidate.buffers(recurse=False))
+        elif isinstance(candidate, nn.Parameter):
             owned.append(candidate)
-        elif issubclass(kind, nn.Module):
-            owned.extend(buffer for buffer in candidate.buffers(recurse=False))
     parts = (part for tensor in owned if not nn.parameter.is_lazy(tensor) for part in _strided_parts(tensor))
     return {part.untyped_storage()._cdata for part in parts}
 

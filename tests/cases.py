@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rad_kernels import _C, Sketch
+from rad_kernels import Sketch
 from rad_kernels.sketch import DTYPE_NAMES, VALID_DRAWS
 
 DTYPES = tuple(DTYPE_NAMES)
-DEVICES = ("cpu", "cuda") if _C.has_cuda and torch.cuda.is_available() else ("cpu",)
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 # Every valid (sampling, draw). What is added to the package's table is tested from then on.
 COMBINATIONS = [(sampling, draw) for sampling, draws in VALID_DRAWS.items() for draw in draws]

@@ -1,17 +1,20 @@
 """The demo's parts, and the whole run once, small."""
 
 import dataclasses
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from rad_kernels import Sketch
 from rad_kernels.__main__ import main
 from rad_kernels.data import Digits
 from rad_kernels.demo.cli import choose_methods, parse_sketches
+from rad_kernels.demo.console import runs_shown
 from rad_kernels.demo.measure import costs, retained_bytes
 from rad_kernels.demo.network import (
     build,
@@ -209,9 +212,9 @@ def test_table_and_notes(run_once):
     assert len(cells) == 5 and all(len(row) == len(COLUMNS) for row in cells)
     exact_row = dict(zip(COLUMNS, cells[0], strict=True))
     # 64 + 3 * 300 floats, 10 log-probabilities and a label an image, and the sum of the label weights.
-    assert exact_row["kept for backward"] == f"{40 * (964 * 4 + 40 + 8) + 4:,} B" == exact_row["predicted"]
+    assert exact_row["kept for backward, bytes"] == f"{40 * (964 * 4 + 40 + 8) + 4:,}" == exact_row["by formula, bytes"]
     assert exact_row["of exact"] == "1.000"
-    assert re.fullmatch(r"\d+\.\d\d ± \d+\.\d\d %", exact_row["test accuracy"])
+    assert re.fullmatch(r"\d+\.\d ± \d+\.\d", exact_row["test accuracy, %"])
     comparisons = [note for note in notes(content) if " in the same memory: " in note]
     assert [note.split(" against ")[0] for note in comparisons] == ["rows:0.2", "different:0.3"]
 
@@ -233,3 +236,19 @@ def test_json_keeps_numbers_on_one_line():
     text = to_json(content)
     assert json.loads(text) == content
     assert '"a": [1, -2.5, 3e-07]' in text and '"c": [1]' in text
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress(terminal):
+    written = io.StringIO()
+    shown = Console(file=written, force_terminal=terminal, width=100)
+    with runs_shown(shown, runs=2, steps=3) as runs:
+        for name in ("exact, seed 0", "rows:0.1, seed 0"):
+            advance = runs.start(name)
+            for _ in range(3):
+                advance()
+    text = written.getvalue()
+    if terminal:
+        assert "rows:0.1, seed 0" in text and "━" in text and "\x1b[" in text
+    else:
+        assert text == "training 1/2: exact, seed 0\ntraining 2/2: rows:0.1, seed 0\n"

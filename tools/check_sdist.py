@@ -20,9 +20,14 @@ print(rad_kernels.show_config())
 """
 
 
-def run(*command: str | Path, **options: object) -> None:
-    if status := subprocess.run(command, **options).returncode:
-        sys.exit(f"failed: {' '.join(map(str, command))} (status {status})")
+def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
+    """What the command printed; if it fails, that is the message to stop with."""
+    done = subprocess.run(
+        command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout}\nfailed with status {done.returncode}: {' '.join(map(str, command))}")
+    return done.stdout
 
 
 def sources() -> set[str]:
@@ -40,23 +45,24 @@ def sources() -> set[str]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        backend = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
-        run(sys.executable, "-c", backend, work, cwd=ROOT, stdout=subprocess.DEVNULL)
+        # Metadata left in the checkout would add the files that an earlier MANIFEST.in named.
+        metadata = ("egg_info", "--egg-base", work)
+        run(sys.executable, "setup.py", *metadata, "sdist", "--dist-dir", work, cwd=ROOT)
         (sdist,) = work.glob("*.tar.gz")
         with tarfile.open(sdist) as archive:
             packed = {member.partition("/")[2] for member in archive.getnames()}
         if missing := sorted(sources() - packed):
             sys.exit(f"{sdist.name} lacks {', '.join(missing)}: see MANIFEST.in")
-        run(*PIP, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", work, sdist)
+        run(*PIP, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", work, sdist, cwd=work)
         (wheel,) = work.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             inside = {Path(member).parts[0] for member in archive.namelist()}
             typed = "rad_kernels/py.typed" in archive.namelist()
         if not typed or any(p != "rad_kernels" and not p.endswith(".dist-info") for p in inside):
             sys.exit(f"{wheel.name} holds {sorted(inside)}, py.typed: {typed}")
-        run(*PIP, "install", "--no-deps", "--target", work / "site", wheel)
+        run(*PIP, "install", "--no-deps", "--target", work / "site", wheel, cwd=work)
         environment = os.environ | {"PYTHONPATH": str(work / "site")}
-        run(sys.executable, "-c", PROBE, work / "site", cwd=work, env=environment)
+        print(run(sys.executable, "-c", PROBE, work / "site", cwd=work, env=environment), end="")
         for file in (sdist, wheel):
             print(f"{file.name}: {file.stat().st_size / 1024:.0f} KiB")
 

@@ -49,9 +49,10 @@ def runs_shown(shown: Console, runs: int, steps: int) -> Iterator[Runs]:
 
 
 def print_result(shown: Console, content: dict[str, Any]) -> None:
-    table = Table(title="One training step, and where training led")
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     for index, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        stacked = column.replace(" ", "\n")  # so that all columns fit in 80 characters
+        table.add_column(stacked, justify="left" if index == 0 else "right", no_wrap=True)
     for cells in table_cells(content):
         table.add_row(*cells)
     shown.print(table)

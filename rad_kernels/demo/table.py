@@ -8,13 +8,13 @@ from typing import Any
 COLUMNS = (
     "method",
     "batch",
-    "kept for backward",
-    "predicted",
+    "kept for backward, bytes",
+    "by formula, bytes",
     "of exact",
-    "step peak",
-    "step time",
+    "step peak, MB",
+    "step time, ms",
     "training loss",
-    "test accuracy",
+    "test accuracy, %",
 )
 
 
@@ -23,18 +23,18 @@ def table_cells(content: dict[str, Any]) -> list[tuple[str, ...]]:
     several = content["config"]["seeds"] > 1
     cells: list[tuple[str, ...]] = []
     for row in content["rows"]:
-        spread = f" ± {100 * row['test_accuracy_std']:.2f}" if several else ""
+        spread = f" ± {100 * row['test_accuracy_std']:.1f}" if several else ""
         cells.append(
             (
                 row["method"],
                 str(row["batch"]),
-                f"{row['retained_bytes']:,} B",
-                f"{row['predicted_bytes']:,} B",
+                f"{row['retained_bytes']:,}",
+                f"{row['predicted_bytes']:,}",
                 f"{row['ratio_to_exact']:.3f}",
-                f"{row['step_peak_bytes'] / 1e6:.2f} MB",
-                f"{1e3 * row['step_time_s']:.2f} ms",
-                f"{row['training_loss']:.3g}",
-                f"{100 * row['test_accuracy']:.2f}{spread} %",
+                f"{row['step_peak_bytes'] / 1e6:.2f}",
+                f"{1e3 * row['step_time_s']:.2f}",
+                f"{row['training_loss']:.2g}",
+                f"{100 * row['test_accuracy']:.1f}{spread}",
             )
         )
     return cells
@@ -46,25 +46,27 @@ def notes(content: dict[str, Any]) -> list[str]:
     data = config["data"]
     seeds = f"{config['seeds']} seeds (± standard deviation)" if config["seeds"] > 1 else "one seed"
     rates = ", ".join(f"{row['method']} {row['learning_rate']:g}" for row in rows)
+    threads = content["environment"]["threads"]
     share = rows[0]["test_accuracy"]
     error = 100 * (share * (1 - share) / data["test"]) ** 0.5
     return [
         f"Data: {data['name']}, {data['train']:,} training and {data['test']:,} test images of "
         f"{data['size']} pixels. Network {config['network']}, Adam, {config['steps']:,} steps; all methods "
         "see the same minibatches and start from the same weights.",
-        "Kept for backward: all that autograd retains except parameters, measured; predicted: by the "
-        "formula. Step: forward and backward, without the optimizer; peak: above the memory at its start; "
-        f"time: median, {content['environment']['threads']} CPU thread(s).",
+        "Kept for backward: all that autograd retains except parameters, measured, and as the formula "
+        "predicts it. Step: forward and backward, without the optimizer; peak: above the memory at its "
+        f"start; time: median, {threads} CPU thread{'s' if threads > 1 else ''}.",
         f"Training loss and test accuracy: mean of the last {config['final_evaluations']} of "
         f"{config['evaluations']} evaluations, {seeds}. The standard error of an accuracy on "
         f"{data['test']:,} images is {error:.1f} points.",
         f"Learning rates: {rates} (rows: chosen on MNIST for this demo; others: published with the paper).",
-        *_comparisons(rows),
+        *comparisons(content),
     ]
 
 
-def _comparisons(rows: list[dict[str, Any]]) -> list[str]:
-    """Each sketch against the small batch that keeps as many bytes, paired by seed."""
+def comparisons(content: dict[str, Any]) -> list[str]:
+    """A sentence a sketch: against the small batch that keeps as many bytes, paired by seed."""
+    rows = content["rows"]
     small = {row["memory_of_keep"]: row for row in rows if row["memory_of_keep"] is not None}
     sentences = []
     for row in rows:

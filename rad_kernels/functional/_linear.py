@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -150,13 +150,19 @@ def _samples(x: Tensor, weights: Sequence[Tensor], sketch: Sketch, dtype: torch.
     return False
 
 
+def _only_draws() -> bool:
+    """Whether nothing is kept of a packing call but its draw. Compiled code would drop a draw whose result is
+    not used: there the op packs without need."""
+    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sketch: Sketch) -> Tensor:
     """``F.linear(x, weight, bias)`` that keeps a sketch of x for the weight gradient.
 
     The output, dx and db are those of torch; dW is an unbiased estimate (docs/maths.md, weight gradient).
     Nothing is sampled, and torch's own path taken bit for bit, when ``sketch.keep`` is 1, when weight needs
-    no gradient, in inference mode, for an empty x, and where the pack would cost 90 % of the exact bytes or
-    more (a SketchWarning says so).
+    no gradient, in inference mode (compiled code cannot ask for it and treats it as no_grad), for an empty x,
+    and where the pack would cost 90 % of the exact bytes or more (a SketchWarning says so).
 
     Args:
         x: [..., in_features]; all leading dimensions together are the rows. float32, float64, bfloat16 or
@@ -178,14 +184,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sketch: Sketch) -> Te
     dtype = autocast_dtype(x)
     if not _samples(x, (weight,), sketch, dtype):
         return F.linear(x, weight, bias)
-    if not torch.is_grad_enabled():
+    if _only_draws():
         ops.draw_key(x.device)
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias, sketch.spec, dtype)[0]
 
 
 def shared_linear(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], sketch: Sketch
+    x: Tensor, weights: Iterable[Tensor], biases: Iterable[Tensor | None], sketch: Sketch
 ) -> tuple[Tensor, ...]:
     """``linear`` of one x with several weights, such as query, key and value: one pack serves them all.
 
@@ -207,8 +213,9 @@ def shared_linear(
     check_sketch(sketch)
     check_x(x)
     for name, value in (("weights", weights), ("biases", biases)):
-        if not isinstance(value, Sequence):
-            raise TypeError(f"{name} must be a list or tuple, got {type(value).__name__}")
+        if isinstance(value, Tensor) or not isinstance(value, Iterable):
+            raise TypeError(f"{name} must be a list of tensors, got {type(value).__name__}")
+    weights, biases = list(weights), list(biases)
     if not weights or len(weights) != len(biases):
         raise ValueError(
             f"weights and biases must be as many, at least one; got {len(weights)} and {len(biases)}"
@@ -217,7 +224,7 @@ def shared_linear(
         check_parameters(x, weight, bias, f"s[{i}]")
     dtype = autocast_dtype(x)
     packs = _samples(x, weights, sketch, dtype)
-    if packs and torch.is_grad_enabled():
+    if packs and not _only_draws():
         return _SharedLinear.apply(x, sketch.spec, dtype, len(weights), *weights, *biases)[:-2]
     if packs:
         ops.draw_key(x.device)

@@ -1,0 +1,87 @@
+"""Fills the generated parts of README.md and docs/*.md from docs/results/*.json.
+
+    python tools/readme_tables.py           rewrite what is out of date
+    python tools/readme_tables.py --check   change nothing, exit with 1 if something is out of date
+
+A generated part stands between <!-- KIND:NAME --> and <!-- end -->: KIND is table, notes or comparisons, and
+docs/results/NAME.json is a file that the demo wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from rad_kernels.demo.table import COLUMNS, comparisons, notes, table_cells  # noqa: E402
+
+GENERATED = re.compile(r"(<!-- (\w+):([\w-]+) -->\n).*?(<!-- end -->)", flags=re.S)
+
+
+def markdown_table(content: dict[str, Any]) -> str:
+    """The demo's table, and under it where and when it was measured."""
+    alignment = ["---", *["--:"] * (len(COLUMNS) - 1)]
+    lines = [" | ".join(cells) for cells in (COLUMNS, alignment, *table_cells(content))]
+    where = content["environment"]
+    measured = (
+        f"Measured on {where['date']}: torch {where['torch']}, {where['machine']} with "
+        f"{where['cpu_capability']}, {where['threads']} CPU thread{'s' if where['threads'] > 1 else ''}, "
+        f"rad_kernels {where['rad_kernels']}."
+    )
+    return "\n".join(f"| {line} |" for line in lines) + f"\n\n{measured}\n"
+
+
+def markdown_list(sentences: list[str]) -> str:
+    return "".join(f"- {sentence}\n" for sentence in sentences)
+
+
+RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "table": markdown_table,
+    "notes": lambda content: markdown_list(notes(content)),
+    "comparisons": lambda content: markdown_list(comparisons(content)),
+}
+
+
+def filled(page: str, results: Path) -> str:
+    """The page with every generated part made anew.
+
+    Raises:
+        FileNotFoundError: a part names a result that does not exist.
+        ValueError: a part has no end, or its kind is unknown.
+    """
+    if len(re.findall(r"<!-- \w+:[\w-]+ -->", page)) != len(GENERATED.findall(page)):
+        raise ValueError("a generated part has no <!-- end -->")
+
+    def render(found: re.Match[str]) -> str:
+        if found[2] not in RENDERERS:
+            raise ValueError(f"a generated part must be one of {', '.join(RENDERERS)}, got {found[2]!r}")
+        content = json.loads((results / f"{found[3]}.json").read_text(encoding="utf-8"))
+        return found[1] + RENDERERS[found[2]](content) + found[4]
+
+    return GENERATED.sub(render, page)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="only tell whether something is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        page = path.read_text(encoding="utf-8")
+        if (fresh := filled(page, ROOT / "docs" / "results")) != page:
+            stale.append(path.relative_to(ROOT).as_posix())
+            if not check:
+                path.write_text(fresh, encoding="utf-8")
+    print(f"{'out of date' if check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -51,10 +51,11 @@ Step = tuple[Callable[[], None], Callable[[], None]]
 
 
 def _step(method: Method, digits: Digits) -> Step:
-    """(drop the gradients, one step)."""
-    images, labels = digits.train_images[: method.batch].clone(), digits.train_labels[: method.batch].clone()
+    """(drop the gradients, one step). The step makes its own batch and holds on to nothing but the loss, as
+    training does: what then keeps the batch alive until the backward pass is the graph alone."""
+    images, labels = digits.train_images, digits.train_labels[: method.batch].clone()
     network = build(images.shape[1], method.sketch)
-    return network.zero_grad, lambda: loss(network, images, labels).backward()
+    return network.zero_grad, lambda: loss(network, images[: method.batch].clone(), labels).backward()
 
 
 def _interleaved_times(steps: list[Step]) -> list[float]:

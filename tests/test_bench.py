@@ -196,7 +196,7 @@ def test_other_providers_compute_the_same_gradients(name):
     exact = torch.autograd.grad(
         torch.nn.functional.linear(x, layer.weight, layer.bias), (x, layer.weight, layer.bias), dy
     )
-    total, draws = torch.zeros(8, 16, dtype=torch.float64), 2000
+    total, draws = torch.zeros(8, 16, dtype=torch.float64), 500
     for _ in range(draws):
         x.grad = layer.weight.grad = layer.bias.grad = None
         layer(x).backward(dy)
@@ -241,7 +241,7 @@ def test_official_layer_peaks_at_several_times_torchs():
 
 @pytest.mark.parametrize("different", [False, True])
 def test_official_layer_is_unbiased_with_the_variance_of_replacement(different):
-    rows, features, outputs, kept, draws = 6, 8, 3, 2, 4000
+    rows, features, outputs, kept, draws = 6, 8, 3, 2, 1500
     layer = OfficialLinear(features, outputs, kept / features, different)
     x, dy = torch.randn(rows, features, requires_grad=True), torch.randn(rows, outputs)
     exact = dy.t() @ x.detach()
@@ -255,8 +255,8 @@ def test_official_layer_is_unbiased_with_the_variance_of_replacement(different):
     torch.testing.assert_close(layer.bias.grad, dy.sum(0))
     entries = dy.square().sum(1) @ x.detach().square().sum(1) if different else exact.square().sum()
     variance = float((features - 1) / kept * entries)
-    assert float(errors.mean(0).square().sum()) < 25 * variance / draws  # 5 standard errors of the mean
-    assert float(errors.square().sum((1, 2)).mean()) == pytest.approx(variance, rel=0.1)
+    assert float(errors.mean(0).square().sum()) < 4 * variance / draws  # its expectation is variance / draws
+    assert float(errors.square().sum((1, 2)).mean()) == pytest.approx(variance, rel=0.15)
 
 
 # report

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which colour-blind eyes tell apart.
 COLOURS = ("#000000", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A800")
 MARKERS = "osD^vPX*"
+BITS_STYLES = {"4 bit": "--", "2 bit": ":", "1 bit": "-."}
 
 
 def draw(report: Report, path: Path) -> None:
@@ -77,18 +78,18 @@ def _frontier(report: Report) -> Figure:
     families: dict[str, list[VarianceRow]] = {}
     for row in report.variances:
         families.setdefault(row.family, []).append(row)
-    for index, (name, rows) in enumerate(families.items()):
+    kinds = list(dict.fromkeys(name.split(" + ")[0] for name in families))
+    for name, rows in families.items():
         rows = sorted(rows, key=lambda row: row.bytes_per_value)
-        colour = COLOURS[index % len(COLOURS)]
-        marker = MARKERS[index % len(MARKERS)]
-        style = "--" if "+" in name else "-"
+        kind, _, bits = name.partition(" + ")
+        colour, marker = COLOURS[kinds.index(kind)], MARKERS[kinds.index(kind)]
+        style = BITS_STYLES.get(bits, "-")
         bytes_ = [row.bytes_per_value for row in rows]
-        by_formula = [row.formula for row in rows]
-        shown = [m if f is None else f for f, m in zip(by_formula, (row.measured for row in rows))]
-        ax.plot(bytes_, shown, style, color=colour, linewidth=1.6)
+        expected = [row.measured if row.formula is None else row.formula for row in rows]
+        ax.plot(bytes_, expected, style, color=colour, linewidth=1.6)
         ax.plot(bytes_, [row.measured for row in rows], marker, color=colour, markersize=5)
-        ax.plot([], [], style + marker, color=colour, label=name)
-        if name == "dither alone":
+        ax.plot([], [], marker + style, color=colour, label=name)
+        if kind == "dither alone":
             for row in rows:
                 label = f"{row.sketch.rsplit(':', 1)[1]} "
                 ax.annotate(
@@ -96,10 +97,12 @@ def _frontier(report: Report) -> Figure:
                 )
     if (noise := report.settings.get("minibatch_noise")) is not None:
         ax.axhline(noise, color="#777777", linewidth=1, linestyle=":")
-        label = f"noise of the minibatch itself ({report.settings['batch']} images)"
-        ax.annotate(label, (1, noise), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+        label = f" noise of the minibatch itself ({report.settings['batch']} images)"
+        ax.annotate(label, (0, noise), xycoords=("axes fraction", "data"), va="bottom", fontsize="small")
     ax.set(xscale="log", yscale="log", xlabel="bytes kept for each value of the activation (exact: 4)")
     ax.set_ylabel("variance of the weight gradients / their square")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.grid(which="both", alpha=0.25)
     ax.legend(ncols=2, fontsize="small", loc="lower left")
     ax.set_title(f"{report.settings['network']} on {report.settings['data']}, one step", fontsize="medium")

@@ -4,30 +4,12 @@
 #include "core/philox.h"
 
 #if !defined(__CUDA_ARCH__)
-#include <cmath>
 #include <cstring>
 #endif
 
 namespace rad {
 
 constexpr int kGroup = 64;  // consecutive stored values that share (lo, step)
-
-// Plain operators compile to fused ones on some targets; these never do (host code is built without
-// contraction).
-RAD_HD float product(float a, float b) {
-#if defined(__CUDA_ARCH__)
-  return __fmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
-RAD_HD double product(double a, double b) {
-#if defined(__CUDA_ARCH__)
-  return __dmul_rn(a, b);
-#else
-  return a * b;
-#endif
-}
 
 RAD_HD uint32_t float_bits(float f) {
 #if defined(__CUDA_ARCH__)
@@ -60,7 +42,9 @@ RAD_HD Words dither_call(uint64_t key, uint64_t salt, int64_t line, int64_t colu
   return random_words(key, salt, Role::kDither, line, column >> 3);
 }
 RAD_HD uint32_t dither_noise(const Words& call, int64_t column) {
-  return call.w[(column >> 1) & 3] >> (16 * (column & 1)) & 0xFFFFu;
+  // Selects, not an index: indexed, the words would live in the GPU's local memory.
+  const uint32_t low = column & 2 ? call.w[1] : call.w[0], high = column & 2 ? call.w[3] : call.w[2];
+  return (column & 4 ? high : low) >> (16 * (column & 1)) & 0xFFFFu;
 }
 
 // Real is float, or double for fp64 activations. `lo` is the group's least value, exactly.
@@ -81,6 +65,10 @@ struct Dither {
       step = bits_float(float_bits(step) + 0x10000u);
     return step;
   }
+
+  // What is stored beside `step` as the least value. NaN has many bit patterns, so where the step says that
+  // nothing can be decoded, zero stands for all of them.
+  RAD_HD static Real stored_lo(Real lo, float step) { return step == step ? lo : Real(0); }
 
   // u + 1/2 with u = (noise + 1/2) / 2^16 - 1/2, the noise centred on zero.
   RAD_HD static Real fraction(uint32_t noise) {

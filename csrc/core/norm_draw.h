@@ -35,8 +35,8 @@ RAD_HD int64_t norm_index(const Words& words, const uint64_t* prefix, int64_t ro
 RAD_HD float norm_weight(const uint64_t* prefix, int64_t rows, int64_t k, int64_t n) {
   const uint64_t total = prefix[rows - 1], own = prefix[n] - (n ? prefix[n - 1] : 0);
   const double uniform = 1.0 / static_cast<double>(rows);
-  const double p =
-      total == 0 ? uniform : 0.9 * (static_cast<double>(own) / static_cast<double>(total)) + 0.1 * uniform;
+  const double share = static_cast<double>(own) / static_cast<double>(total);
+  const double p = total == 0 ? uniform : product(0.9, share) + product(0.1, uniform);
   return static_cast<float>(1.0 / (static_cast<double>(k) * p));
 }
 

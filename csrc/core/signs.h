@@ -9,7 +9,8 @@ RAD_HD Words sign_call(uint64_t key, uint64_t salt, int64_t feature, int64_t col
   return random_words(key, salt, Role::kSigns, feature, column >> 7);
 }
 RAD_HD bool sign_bit(const Words& call, int64_t column) {
-  return call.w[(column >> 5) & 3] >> (column & 31) & 1u;
+  const uint32_t low = column & 32 ? call.w[1] : call.w[0], high = column & 32 ? call.w[3] : call.w[2];
+  return (column & 64 ? high : low) >> (column & 31) & 1u;
 }
 
 // The stored projection is x R times this power of two near 1 / sqrt(k), which keeps 16-bit values in range

@@ -229,6 +229,7 @@ class Product {
 }  // namespace
 
 int64_t linear_wgrad_workspace(const LinearWgradArgs& args) {
+  if (args.features == 0) return 0;
   int64_t bytes = 0;
   visit_dtype(args.dtype, [&](auto tag) {
     bytes = Plan<typename decltype(tag)::type>(args).bytes();
@@ -238,6 +239,7 @@ int64_t linear_wgrad_workspace(const LinearWgradArgs& args) {
 }
 
 int linear_wgrad(const LinearWgradArgs& args) {
+  if (args.features == 0) return 0;
   const SavedView saved(args.spec, args.dtype, args.dy.rows, args.features, args.saved);
   return visit_dtype(args.dtype, [&](auto tag) {
     Product<typename decltype(tag)::type>(args, saved).run();

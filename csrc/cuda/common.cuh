@@ -78,11 +78,15 @@ int visit_item(int64_t bytes, F&& f) {
 // -------------------------------------------------------------------------------------------
 
 // Kernels loop over what lies beyond the grid, so a limit costs nothing but a few iterations.
-constexpr int64_t kMaxBlocksX = 1 << 22, kMaxBlocksY = 1 << 15;
+constexpr int64_t kMaxBlocksX = 1 << 22, kMaxBlocksY = 1 << 15, kMaxBlocksZ = 1 << 15;
 
 inline unsigned blocks_for(int64_t work, int64_t per_block, int64_t limit = kMaxBlocksX) {
   const int64_t blocks = (work + per_block - 1) / per_block;
   return static_cast<unsigned>(blocks < 1 ? 1 : blocks > limit ? limit : blocks);
+}
+
+inline LaunchConfig over_items(int64_t items, void* stream) {
+  return {dim3(blocks_for(items, kThreads)), dim3(kThreads), 0, stream};
 }
 
 // kThreads threads as (columns, rows): no wider than the columns need.
@@ -92,9 +96,12 @@ inline dim3 block_shape(int64_t cols) {
   return dim3(width, kThreads / width);
 }
 
-inline LaunchConfig over_matrix(int64_t rows, int64_t cols, void* stream) {
+// One matrix, or several of the same shape.
+inline LaunchConfig over_matrix(int64_t rows, int64_t cols, void* stream, int64_t matrices = 1) {
   const dim3 block = block_shape(cols);
-  return {dim3(blocks_for(rows, block.y), blocks_for(cols, block.x, kMaxBlocksY)), block, 0, stream};
+  return {dim3(blocks_for(rows, block.y), blocks_for(cols, block.x, kMaxBlocksY),
+               blocks_for(matrices, 1, kMaxBlocksZ)),
+          block, 0, stream};
 }
 
 // ---- pointers
@@ -116,30 +123,54 @@ RAD_DEVICE int64_t offset_of_row(const MatrixView& m, int64_t row) {
   return m.size[2] == m.rows ? row * m.stride[2] : row_offset(m, row);
 }
 
-// ---- samples
-// --------------------------------------------------------------------------------------------------
+// ---- keys and samples
+// -----------------------------------------------------------------------------------------
+
+struct Seed {
+  uint64_t key, salt;
+};
 
 // Where the key lies; a negative salt means the trailer's own (a pack is given the salt that it writes
 // there).
 struct KeySource {
   const Trailer* trailer;
   int64_t salt;
+
+  RAD_DEVICE Seed seed() const {
+    return {trailer->key, salt < 0 ? trailer->salt : static_cast<uint64_t>(salt)};
+  }
+};
+
+// Makes the trailer complete but for its key, which is there already: the first thread of the grid does.
+struct TrailerWriter {
+  Trailer* trailer;
+  int64_t salt;  // negative: nothing is written
+
+  RAD_DEVICE void write() const {
+    if (salt < 0 || (blockIdx.x | blockIdx.y | blockIdx.z | threadIdx.x | threadIdx.y) != 0) return;
+    trailer->salt = static_cast<uint64_t>(salt);
+    trailer->version = kFormatVersion;
+    for (uint64_t& word : trailer->reserved) word = 0;
+  }
 };
 
 inline Sampler plan_sample(const SketchSpec& spec, int64_t n) { return Sampler(0, 0, spec, n); }
 
 RAD_DEVICE Sampler keyed(Sampler plan, const KeySource& source) {
-  plan.key = source.trailer->key;
-  plan.salt = source.salt < 0 ? source.trailer->salt : static_cast<uint64_t>(source.salt);
+  const Seed seed = source.seed();
+  plan.key = seed.key;
+  plan.salt = seed.salt;
   return plan;
 }
 
-inline const Trailer* trailer_of(const void* saved, int64_t offset) {
-  return reinterpret_cast<const Trailer*>(static_cast<const char*>(saved) + offset);
+// How many lines of indices a sketch needs drawn: none where they are planes of `saved` or drawn in passing.
+inline int64_t listed_lines(const SketchSpec& spec, const SavedLayout& layout) {
+  if (spec.draw == Draw::kNorm) return 0;
+  return samples_rows(spec.sampling) ? layout.tiles : spec.sampling == Sampling::kSame ? 1 : 0;
 }
 
-// sample.cu: the kept indices of `rows` or `same`, in the order of the planes.
-int draw_indices(const Exec& exec, const SketchSpec& spec, const KeySource& source, int64_t n,
-                 int64_t* index);
+// sample.cu: the kept indices of lines [first, first + lines), each of kept(n) entries as stored.
+int draw_indices(const Exec& exec, const SketchSpec& spec, const KeySource& source, int64_t n, int64_t first,
+                 int64_t lines, int64_t* index);
 
 }  // namespace rad::cuda

@@ -10,14 +10,18 @@ __global__ void gather_kernel(MatrixView source, const int64_t* index, int64_t c
 
 template <class Sum>
 struct Scale {
+  const float* weight;  // or null
   int64_t split;
   Sum head, tail;
-  RAD_DEVICE Sum operator()(int64_t i) const { return i >= split ? tail : head; }
+  RAD_DEVICE Sum operator()(int64_t i) const {
+    return weight ? static_cast<Sum>(weight[i]) : i >= split ? tail : head;
+  }
 };
 
 template <class T, class Out>
-__global__ void gather_scaled_kernel(MatrixView source, const int64_t* index, int64_t count,
-                                     Scale<Accumulate<T>> scale, Out* out) {
+__global__ void __launch_bounds__(kThreads)
+    gather_scaled_kernel(MatrixView source, const int64_t* index, int64_t count, Scale<Accumulate<T>> scale,
+                         Out* out) {
   copy_rows<T>(
       source, count, [&](int64_t i) { return index[i]; }, out,
       [&](int64_t i, T v) { return narrow<Out>(widen(v) * scale(i)); });
@@ -26,7 +30,8 @@ __global__ void gather_scaled_kernel(MatrixView source, const int64_t* index, in
 template <class T, class Out>
 int gather_scaled(const GatherArgs& args) {
   using Sum = Accumulate<T>;
-  const Scale<Sum> scale{args.split, static_cast<Sum>(args.scale[0]), static_cast<Sum>(args.scale[1])};
+  const Scale<Sum> scale{args.weight, args.split, static_cast<Sum>(args.scale[0]),
+                         static_cast<Sum>(args.scale[1])};
   return launch(gather_scaled_kernel<T, Out>, over_matrix(args.count, args.source.cols, args.exec.stream),
                 args.source, args.index, args.count, scale, static_cast<Out*>(args.out));
 }
@@ -36,7 +41,7 @@ int gather_scaled(const GatherArgs& args) {
 int gather(const GatherArgs& args) {
   const MatrixView& m = args.source;
   if (args.count == 0 || m.cols == 0) return 0;
-  if (args.widen || args.scale[0] != 1 || args.scale[1] != 1) {
+  if (args.widen || args.weight || args.scale[0] != 1 || args.scale[1] != 1) {
     return visit_dtype(args.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
       return args.widen ? gather_scaled<T, Accumulate<T>>(args) : gather_scaled<T, T>(args);

@@ -1,6 +1,6 @@
 // dW = dy^T X~ for `different`: each block decodes the sampled entries of its features, some tokens at a
 // time, into a dense tile of shared memory and multiplies. The dense estimate never exists beyond that tile.
-#include "cuda/common.cuh"
+#include "cuda/saved.cuh"
 
 namespace rad::cuda {
 namespace {
@@ -14,9 +14,26 @@ template <class T>
 struct WgradParams {
   MatrixView dy;
   int64_t features;
-  const T* values;  // [dy.rows, k]
-  T* dw;            // [dy.cols, features]
+  SavedView saved;
+  T* dw;  // [dy.cols, features]
   bool vector_dy, vector_dw;
+};
+
+// Entries j and j + 1 (j even) of a token, as far as there are k.
+template <class T, bool Coded>
+struct Pair {
+  const WgradParams<T>& p;
+  int64_t row, j;
+  Words noise;
+
+  RAD_DEVICE Pair(const WgradParams<T>& p_, const Sampler& sampler, int64_t row_, int64_t j_)
+      : p(p_), row(row_), j(j_), noise() {
+    if constexpr (Coded) noise = dither_call(sampler.key, sampler.salt, row, j);
+  }
+  RAD_DEVICE Accumulate<T> value(int half) const {
+    if constexpr (Coded) return decode_value<T>(p.saved, noise, 0, row, j + half);
+    return widen(p.saved.template plane<const T>(0)[row * p.saved.layout.width + j + half]);
+  }
 };
 
 template <class Sum>
@@ -55,32 +72,33 @@ RAD_DEVICE void load_dy(const WgradParams<T>& p, const Window& w, int64_t token,
 }
 
 // One entry per stratum: no two meet, so the threads share the entries out as they come.
-template <class T>
+template <class T, bool Coded>
 RAD_DEVICE void decode_stratified(const WgradParams<T>& p, const Sampler& sampler, const Window& w,
                                   int64_t token, Accumulate<T> (&tile)[kTokens][kFeatures]) {
   for (int i = static_cast<int>(threadIdx.x); i < kTokens * kFeatures; i += kThreads)
     tile[i / kFeatures][i % kFeatures] = 0;
   __syncthreads();
-  const int64_t k = sampler.k(), first_pair = w.first_entry / 2;
+  const int64_t first_pair = w.first_entry / 2;
   const int pairs = static_cast<int>((w.last_entry + 1) / 2 - first_pair);
   for (int i = static_cast<int>(threadIdx.x); i < kTokens * pairs; i += kThreads) {
     const int t = i / pairs;
     const int64_t r = token + t, pair = first_pair + i % pairs;
     if (r >= p.dy.rows) break;
     const Words words = sampler.call(r, pair);
+    const Pair<T, Coded> entries(p, sampler, r, pair * 2);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t j = pair * 2 + half;
       if (j < w.first_entry || j >= w.last_entry) continue;
       const int64_t column = sampler.index(words, j) - w.feature;
-      if (column >= 0 && column < kFeatures) tile[t][column] = widen(p.values[r * k + j]);
+      if (column >= 0 && column < kFeatures) tile[t][column] = entries.value(half);
     }
   }
 }
 
 // Any entry may fall anywhere: all are drawn into `drawn`, then each thread adds those of its own eight
 // features of one token in stored order, so that the sum of duplicates has one order.
-template <class T>
+template <class T, bool Coded>
 RAD_DEVICE void decode_scanned(const WgradParams<T>& p, const Sampler& sampler, const Window& w,
                                int64_t token, int (&drawn)[kTokens][kScanned + 1],
                                Accumulate<T> (&tile)[kTokens][kFeatures]) {
@@ -104,7 +122,7 @@ RAD_DEVICE void decode_scanned(const WgradParams<T>& p, const Sampler& sampler, 
     for (int i = 0; i < kScanned; ++i) {
       const int column = drawn[t][i];
       if (column / kOwn * kOwn == first_own && column >= 0 && r < p.dy.rows)
-        tile[t][column] += widen(p.values[r * k + base + i]);
+        tile[t][column] += Pair<T, Coded>(p, sampler, r, base + i / 2 * 2).value(i % 2);
     }
   }
 }
@@ -135,12 +153,16 @@ RAD_DEVICE void store(const WgradParams<T>& p, const Sampler& sampler, int64_t o
   }
 }
 
-template <class T, bool Stratified>
-__global__ void __launch_bounds__(kThreads)
-    linear_wgrad_kernel(WgradParams<T> p, Sampler plan, KeySource source) {
+// The compiler's own choice of blocks to a multiprocessor would spill.
+template <class T>
+constexpr int kResidentBlocks = sizeof(T) == 8 ? 2 : 3;
+
+template <class T, bool Stratified, bool Coded>
+__global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
+    linear_wgrad_kernel(WgradParams<T> p, Sampler plan) {
   using Sum = Accumulate<T>;
   CUDA_SHARED(Tiles<Sum>, tiles);
-  const Sampler sampler = keyed(plan, source);
+  const Sampler sampler = keyed(plan, p.saved.key());
   const int64_t feature_tiles = (p.features + kFeatures - 1) / kFeatures;
   Window w;
   w.output = blockIdx.x / feature_tiles * kOutputs;
@@ -155,10 +177,10 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t token = 0; token < p.dy.rows; token += kTokens) {
     load_dy(p, w, token, tiles.dy);
     if constexpr (Stratified) {
-      decode_stratified(p, sampler, w, token, tiles.x);
+      decode_stratified<T, Coded>(p, sampler, w, token, tiles.x);
     } else {
       CUDA_SHARED(int[kTokens][kScanned + 1], drawn);
-      decode_scanned(p, sampler, w, token, drawn, tiles.x);
+      decode_scanned<T, Coded>(p, sampler, w, token, drawn, tiles.x);
     }
     __syncthreads();
 #pragma unroll 4
@@ -175,30 +197,33 @@ __global__ void __launch_bounds__(kThreads)
   store(p, sampler, w.output + own_output, w.feature + own_feature, sums);
 }
 
+template <class T, bool Coded>
+int launch_wgrad(const LinearWgradArgs& args, const WgradParams<T>& params) {
+  const int64_t tiles =
+      ((args.dy.cols + kOutputs - 1) / kOutputs) * ((args.features + kFeatures - 1) / kFeatures);
+  const auto kernel = args.spec.draw == Draw::kStratified ? linear_wgrad_kernel<T, true, Coded>
+                                                          : linear_wgrad_kernel<T, false, Coded>;
+  return launch(kernel, {dim3(static_cast<unsigned>(tiles)), dim3(kThreads), 0, args.exec.stream}, params,
+                plan_sample(args.spec, args.features));
+}
+
 }  // namespace
 
 int64_t linear_wgrad_workspace(const LinearWgradArgs&) { return 0; }
 
 int linear_wgrad(const LinearWgradArgs& args) {
   if (args.dy.cols == 0 || args.features == 0) return 0;
-  const SavedLayout layout = saved_layout(args.spec, args.dtype, args.dy.rows, args.features);
-  const KeySource source{trailer_of(args.saved, layout.trailer), -1};
-  const Sampler plan = plan_sample(args.spec, args.features);
+  const SavedView saved(args.spec, args.dtype, args.dy.rows, args.features, args.saved);
   const int64_t item = item_size(args.dtype);
-  const int64_t tiles =
-      ((args.dy.cols + kOutputs - 1) / kOutputs) * ((args.features + kFeatures - 1) / kFeatures);
   return visit_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const WgradParams<T> params{args.dy,
                                 args.features,
-                                static_cast<const T*>(args.saved),
+                                saved,
                                 static_cast<T*>(args.dw),
                                 rows_aligned(args.dy, item, kVectorBytes),
                                 aligned(args.dw, item * kPerThread) && args.features % kPerThread == 0};
-    const auto kernel =
-        args.spec.draw == Draw::kStratified ? linear_wgrad_kernel<T, true> : linear_wgrad_kernel<T, false>;
-    return launch(kernel, {dim3(static_cast<unsigned>(tiles)), dim3(kThreads), 0, args.exec.stream}, params,
-                  plan, source);
+    return saved.layout.bits ? launch_wgrad<T, true>(args, params) : launch_wgrad<T, false>(args, params);
   });
 }
 

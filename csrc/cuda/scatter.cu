@@ -32,7 +32,7 @@ RAD_DEVICE int64_t lower_bound(const int64_t* index, int64_t count, int64_t colu
 template <class T>
 RAD_DEVICE T column_sum(const ScatterParams<T>& p, const T* packed, int64_t column, int64_t& j) {
   if (j >= p.count || p.index[j] != column) return narrow<T>(0);
-  const auto scaled = [&] { return widen(packed[j]) * (j >= p.split ? p.tail : p.head); };
+  const auto scaled = [&] { return product(widen(packed[j]), j >= p.split ? p.tail : p.head); };
   Accumulate<T> sum = scaled();
   for (++j; j < p.count && p.index[j] == column; ++j) sum += scaled();
   return narrow<T>(sum);

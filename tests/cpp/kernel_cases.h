@@ -13,9 +13,35 @@
 namespace testing {
 
 constexpr rad::DType kDTypes[] = {rad::DType::kF32, rad::DType::kF64, rad::DType::kBF16, rad::DType::kF16};
-constexpr rad::Sampling kSamplings[] = {rad::Sampling::kRows, rad::Sampling::kSame,
-                                        rad::Sampling::kDifferent};
+constexpr int kBits[] = {8, 4, 2, 1};
+
+// Every sampling with its draws; `project` draws signs.
+struct Combination {
+  rad::Sampling sampling;
+  rad::Draw draw;
+  rad::SketchSpec spec(int64_t num, int64_t den, int bits = 0) const {
+    return {num, den, sampling, draw, bits};
+  }
+};
+constexpr Combination kCombinations[] = {{rad::Sampling::kRows, rad::Draw::kStratified},
+                                         {rad::Sampling::kRows, rad::Draw::kWithReplacement},
+                                         {rad::Sampling::kRows, rad::Draw::kWithoutReplacement},
+                                         {rad::Sampling::kRows, rad::Draw::kNorm},
+                                         {rad::Sampling::kSame, rad::Draw::kStratified},
+                                         {rad::Sampling::kSame, rad::Draw::kWithReplacement},
+                                         {rad::Sampling::kSame, rad::Draw::kWithoutReplacement},
+                                         {rad::Sampling::kDifferent, rad::Draw::kStratified},
+                                         {rad::Sampling::kDifferent, rad::Draw::kWithReplacement},
+                                         {rad::Sampling::kTileRows, rad::Draw::kStratified},
+                                         {rad::Sampling::kTileRows, rad::Draw::kWithReplacement},
+                                         {rad::Sampling::kTileRows, rad::Draw::kWithoutReplacement},
+                                         {rad::Sampling::kProject, rad::Draw::kStratified}};
+// Those of `different`.
 constexpr rad::Draw kDraws[] = {rad::Draw::kStratified, rad::Draw::kWithReplacement};
+
+inline bool by_row(const rad::SketchSpec& spec) {
+  return spec.sampling == rad::Sampling::kRows || spec.sampling == rad::Sampling::kTileRows;
+}
 
 // ---- items ----------------------------------------------------------------------------------------------
 
@@ -143,28 +169,58 @@ struct ReferenceSampler {
     for (int64_t s = 0; s < i; ++s) begin += stratum_size(s);
     return begin;
   }
-  // Number i of line `row` (0 for rows and same).
-  int64_t index(int64_t row, int64_t i) const {
-    const uint32_t role = spec.sampling == rad::Sampling::kRows ? 1 : 2;
-    const auto words = reference_philox(
-        {static_cast<uint32_t>(i / 2), static_cast<uint32_t>(row), role << 24, static_cast<uint32_t>(salt)},
+  // Call `inner` of a line in the stream `role`; small coordinates only.
+  std::vector<uint32_t> call(uint32_t role, int64_t line, int64_t inner) const {
+    return reference_philox(
+        {static_cast<uint32_t>(inner), static_cast<uint32_t>(line), role << 24, static_cast<uint32_t>(salt)},
         key);
-    const uint64_t word = static_cast<uint64_t>(words[static_cast<size_t>(i % 2 * 2 + 1)]) << 32 |
-                          words[static_cast<size_t>(i % 2 * 2)];
-    const bool stratified = spec.draw == rad::Draw::kStratified;
-    const int64_t range = stratified ? stratum_size(i) : n;
-    const auto offset =
-        static_cast<int64_t>((static_cast<unsigned __int128>(word) * static_cast<uint64_t>(range)) >> 64);
-    return stratified ? stratum_begin(i) + offset : offset;
+  }
+  static uint64_t word(const std::vector<uint32_t>& words, int64_t half) {
+    return static_cast<uint64_t>(words[static_cast<size_t>(half * 2 + 1)]) << 32 |
+           words[static_cast<size_t>(half * 2)];
+  }
+  static int64_t scaled(uint64_t word, int64_t range) {
+    return static_cast<int64_t>((static_cast<unsigned __int128>(word) * static_cast<uint64_t>(range)) >> 64);
+  }
+  // Number i of a line: the row under `different`, the tile under `tile_rows`, else 0.
+  int64_t index(int64_t line, int64_t i) const {
+    if (spec.draw == rad::Draw::kWithoutReplacement) return permuted(line, i);
+    const uint64_t bits = word(call(by_row(spec) ? 1 : 2, line, i / 2), i % 2);
+    if (spec.draw == rad::Draw::kWithReplacement) return scaled(bits, n);
+    return stratum_begin(i) + scaled(bits, stratum_size(i));
+  }
+  // Twelve Feistel rounds on 2h bits, walked until below n, then rotated.
+  int64_t permuted(int64_t line, int64_t i) const {
+    int h = 1;
+    while (std::pow(4.0, h) < static_cast<double>(n)) ++h;
+    const int64_t side = int64_t{1} << h;
+    int64_t position = i;
+    do {
+      int64_t left = position / side, right = position % side;
+      for (int round = 0; round < 12; ++round) {
+        auto x = static_cast<uint32_t>(right) + call(5, line, round / 4)[static_cast<size_t>(round % 4)];
+        x *= 0x9E3779B1u;
+        x ^= x >> 15;
+        x *= 0x85EBCA77u;
+        x ^= x >> 13;
+        x *= 0xC2B2AE3Du;
+        x ^= x >> 16;
+        const int64_t next = (left ^ x) % side;
+        left = right;
+        right = next;
+      }
+      position = left * side + right;
+    } while (position >= n);
+    return (position + scaled(word(call(5, line, 3), 0), n)) % n;
   }
   double weight(int64_t i) const {
     return spec.draw == rad::Draw::kStratified ? static_cast<double>(stratum_size(i))
                                                : static_cast<double>(n) / static_cast<double>(k());
   }
-  // The list of `rows` or `same` as it is stored.
-  std::vector<int64_t> list() const {
+  // A line of `rows`, `tile_rows` or `same` as it is stored.
+  std::vector<int64_t> list(int64_t line = 0) const {
     std::vector<int64_t> all;
-    for (int64_t i = 0; i < k(); ++i) all.push_back(index(0, i));
+    for (int64_t i = 0; i < k(); ++i) all.push_back(index(line, i));
     if (spec.sampling == rad::Sampling::kSame)
       for (size_t i = 0; i < all.size(); ++i)
         for (size_t j = i + 1; j < all.size(); ++j)
@@ -188,12 +244,34 @@ inline std::vector<char> fresh_saved(const rad::SketchSpec& spec, rad::DType dty
 }
 
 inline std::string describe(const rad::SketchSpec& spec, rad::DType dtype, int64_t rows, int64_t cols) {
-  static const char* const samplings[] = {"rows", "same", "different"};
-  static const char* const draws[] = {"stratified", "with_replacement"};
+  static const char* const samplings[] = {"rows", "same", "different", "tile_rows", "project"};
+  static const char* const draws[] = {"stratified", "with_replacement", "without_replacement", "norm"};
   static const char* const dtypes[] = {"f32", "f64", "bf16", "f16"};
   return std::string(samplings[static_cast<int>(spec.sampling)]) + " " + draws[static_cast<int>(spec.draw)] +
-         " " + std::to_string(spec.num) + "/" + std::to_string(spec.den) + " " +
-         dtypes[static_cast<int>(dtype)] + " " + std::to_string(rows) + "x" + std::to_string(cols);
+         " " + std::to_string(spec.num) + "/" + std::to_string(spec.den) + " bits " +
+         std::to_string(spec.bits) + " " + dtypes[static_cast<int>(dtype)] + " " + std::to_string(rows) +
+         "x" + std::to_string(cols);
+}
+
+// ---- running a contraction on both sides ------------------------------------------------------------------
+
+// Status 0 from `run(args)`, with workspace of `bytes(args)` bytes.
+template <class Args>
+void run_cpu(int64_t (*bytes)(const Args&), int (*run)(const Args&), Args args) {
+  std::vector<int64_t> workspace(static_cast<size_t>(bytes(args) + 7) / 8);
+  args.workspace = workspace.data();
+  EXPECT(run(args) == 0);
+}
+template <class Args>
+void run_cuda(int64_t (*bytes)(const Args&), int (*run)(const Args&), Args args) {
+  Device<char> workspace(static_cast<size_t>(bytes(args)));
+  args.workspace = workspace.data();
+  EXPECT(run(args) == 0);
+}
+
+// What `project` packs of an activation [rows, cols]: some matrix of the kept width; else the activation.
+inline int64_t packed_cols(const rad::SketchSpec& spec, int64_t cols) {
+  return spec.sampling == rad::Sampling::kProject ? rad::kept(cols, spec.num, spec.den) : cols;
 }
 
 // A packed activation on both sides; the CPU's is the starting point of every test that consumes it.
@@ -201,14 +279,18 @@ struct Packed {
   std::vector<char> host;
   Device<char> device;
 
-  Packed(const rad::SketchSpec& spec, rad::DType dtype, const Matrix& x)
-      : host(fresh_saved(spec, dtype, x.host().rows, x.host().cols)), device(host.size()) {
-    rad::PackArgs args{{}, spec, dtype, x.host(), kSalt, host.data(), nullptr};
-    std::vector<char> workspace(static_cast<size_t>(rad::cpu::pack_workspace(args)));
-    args.workspace = workspace.data();
-    EXPECT(rad::cpu::pack(args) == 0);
+  // x is [rows, packed_cols(features)].
+  Packed(const rad::SketchSpec& spec, rad::DType dtype, const rad::MatrixView& x, int64_t features)
+      : host(fresh_saved(spec, dtype, x.rows, features)), device(host.size()) {
+    if (spec.draw == rad::Draw::kNorm)
+      run_cpu<rad::NormSampleArgs>(rad::cpu::norm_sample_workspace, rad::cpu::norm_sample,
+                                   {{}, spec, dtype, x, kSalt, host.data(), nullptr});
+    run_cpu<rad::PackArgs>(rad::cpu::pack_workspace, rad::cpu::pack,
+                           {{}, spec, dtype, x, features, kSalt, host.data(), nullptr});
     upload(device.data(), host.data(), host.size());
   }
+  Packed(const rad::SketchSpec& spec, rad::DType dtype, const Matrix& x)
+      : Packed(spec, dtype, x.host(), x.host().cols) {}
 };
 
 }  // namespace testing

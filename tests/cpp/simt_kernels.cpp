@@ -44,14 +44,19 @@ void simt_schedule(int order, uint64_t seed) {
   int64_t simt_##name##_workspace(const rad::Args* args) { return rad::cuda::name##_workspace(*args); }
 
 SIMT_EXPORT(sample, SampleArgs)
+SIMT_EXPORT(norm_sample, NormSampleArgs)
 SIMT_EXPORT(pack, PackArgs)
 SIMT_EXPORT(unpack, UnpackArgs)
+SIMT_EXPORT(decode, DecodeArgs)
+SIMT_EXPORT(signs, SignsArgs)
 SIMT_EXPORT(gather, GatherArgs)
 SIMT_EXPORT(scatter, ScatterArgs)
 SIMT_EXPORT(linear_wgrad, LinearWgradArgs)
 SIMT_EXPORT(relu, ReluArgs)
 SIMT_EXPORT(masked, MaskedArgs)
+SIMT_EXPORT(dropout, DropoutArgs)
 SIMT_EXPORT_WORKSPACE(sample, SampleArgs)
+SIMT_EXPORT_WORKSPACE(norm_sample, NormSampleArgs)
 SIMT_EXPORT_WORKSPACE(pack, PackArgs)
 SIMT_EXPORT_WORKSPACE(unpack, UnpackArgs)
 SIMT_EXPORT_WORKSPACE(linear_wgrad, LinearWgradArgs)
@@ -63,10 +68,11 @@ void simt_saved_layout(const rad::SketchSpec* spec, int dtype, int64_t rows, int
 
 // sizeof of each struct, so that Python's twins can be compared with it.
 int64_t simt_sizeof(int which) {
-  constexpr int64_t kSizes[] = {sizeof(rad::SampleArgs),  sizeof(rad::PackArgs),
-                                sizeof(rad::UnpackArgs),  sizeof(rad::GatherArgs),
-                                sizeof(rad::ScatterArgs), sizeof(rad::LinearWgradArgs),
-                                sizeof(rad::ReluArgs),    sizeof(rad::MaskedArgs)};
+  constexpr int64_t kSizes[] = {
+      sizeof(rad::SampleArgs), sizeof(rad::NormSampleArgs), sizeof(rad::PackArgs),
+      sizeof(rad::UnpackArgs), sizeof(rad::DecodeArgs),     sizeof(rad::SignsArgs),
+      sizeof(rad::GatherArgs), sizeof(rad::ScatterArgs),    sizeof(rad::LinearWgradArgs),
+      sizeof(rad::ReluArgs),   sizeof(rad::MaskedArgs),     sizeof(rad::DropoutArgs)};
   return kSizes[which];
 }
 

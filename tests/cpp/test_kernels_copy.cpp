@@ -1,4 +1,4 @@
-// gather, scatter and unpack: the CPU's result bit for bit, and the definition.
+// gather and scatter: the CPU's result bit for bit, and the definition.
 #include "kernel_cases.h"
 
 using namespace rad;
@@ -12,6 +12,7 @@ struct GatherCase {
   bool widen;
   double head, tail;
   int64_t split;
+  bool listed;  // weights of the rows' own instead of the two scales
 };
 
 void check_gather(DType dtype, Form form, int64_t rows, int64_t cols, const GatherCase& c,
@@ -19,12 +20,17 @@ void check_gather(DType dtype, Form form, int64_t rows, int64_t cols, const Gath
   const Matrix source(dtype, form, rows, cols, 21);
   std::vector<int64_t> list;
   Random random(22);
-  for (int64_t i = 0; i < rows + 3; ++i) list.push_back(random.below(rows));
+  std::vector<float> weights;
+  for (int64_t i = 0; i < rows + 3; ++i) {
+    list.push_back(random.below(rows));
+    weights.push_back(static_cast<float>(random.below(40)) / 3.f);
+  }
   const DType out_dtype = c.widen ? DType::kF32 : dtype;
   const size_t items = list.size() * static_cast<size_t>(cols),
                bytes = items * static_cast<size_t>(item_size(out_dtype));
   const size_t shift = out_shift * static_cast<size_t>(item_size(out_dtype));
   Device<int64_t> index(list);
+  Device<float> weight(weights);
   Device<char> out(bytes, shift);
   std::vector<char> cpu_out(bytes);
   const auto count = static_cast<int64_t>(list.size());
@@ -36,6 +42,7 @@ void check_gather(DType dtype, Form form, int64_t rows, int64_t cols, const Gath
                       count,
                       c.split,
                       {c.head, c.tail},
+                      c.listed ? weights.data() : nullptr,
                       cpu_out.data()}) == 0);
   EXPECT(cuda::gather({{},
                        dtype,
@@ -45,21 +52,25 @@ void check_gather(DType dtype, Form form, int64_t rows, int64_t cols, const Gath
                        count,
                        c.split,
                        {c.head, c.tail},
+                       c.listed ? weight.data() : nullptr,
                        out.data()}) == 0);
   const auto got = out.get();
   EXPECT_SAME(got, cpu_out, "dtype ", static_cast<int>(dtype), " form ", static_cast<int>(form), " cols ",
               cols);
   for (int64_t i = 0; i < count; ++i)
     for (int64_t col = 0; col < cols; ++col) {
-      const double scale = i < c.split ? c.head : c.tail;
-      const double want = rounded(out_dtype, source.at(list[static_cast<size_t>(i)], col) * scale);
+      const double scale = c.listed ? weights[static_cast<size_t>(i)] : i < c.split ? c.head : c.tail;
+      double want = source.at(list[static_cast<size_t>(i)], col) * scale;
+      if (dtype != DType::kF64) want = rounded(DType::kF32, want);  // one product in fp32, then one rounding
+      want = rounded(out_dtype, want);
       EXPECT(get_item(out_dtype, got.data(), static_cast<size_t>(i * cols + col)) == want, "row ", i,
              " column ", col);
     }
 }
 
-constexpr GatherCase kPlain{false, 1, 1, 0}, kWidened{true, 1, 1, 0}, kScaled{false, 11, 10, 3},
-    kBoth{true, 2.5, 3, 2};
+constexpr GatherCase kPlain{false, 1, 1, 0, false}, kWidened{true, 1, 1, 0, false},
+    kScaled{false, 11, 10, 3, false}, kBoth{true, 2.5, 3, 2, false}, kListed{false, 1, 1, 0, true},
+    kListedWidened{true, 1, 1, 0, true};
 
 TEST(gather_every_dtype_and_form) {
   for (const DType dtype : kDTypes)
@@ -67,12 +78,14 @@ TEST(gather_every_dtype_and_form) {
       for (const int64_t cols : {1, 5, 40}) {
         check_gather(dtype, form, 6, cols, kPlain);
         check_gather(dtype, form, 6, cols, kScaled);
+        check_gather(dtype, form, 6, cols, kListed);
       }
 }
 
 TEST(gather_widened) {
   for (const DType dtype : {DType::kBF16, DType::kF16})
-    for (const GatherCase& c : {kWidened, kBoth}) check_gather(dtype, Form::kPadded, 9, 35, c);
+    for (const GatherCase& c : {kWidened, kBoth, kListedWidened})
+      check_gather(dtype, Form::kPadded, 9, 35, c);
 }
 
 // The copy narrows its unit from 16 bytes to one item as alignment falls.
@@ -90,8 +103,10 @@ TEST(gather_wide_rows) {
 
 TEST(gather_of_nothing) {
   const Matrix source(DType::kF32, Form::kContiguous, 3, 0, 1);
-  EXPECT(cuda::gather({{}, DType::kF32, false, source.device(), nullptr, 5, 0, {1, 1}, nullptr}) == 0);
-  EXPECT(cuda::gather({{}, DType::kF32, false, source.device(), nullptr, 0, 0, {1, 1}, nullptr}) == 0);
+  EXPECT(cuda::gather({{}, DType::kF32, false, source.device(), nullptr, 5, 0, {1, 1}, nullptr, nullptr}) ==
+         0);
+  EXPECT(cuda::gather({{}, DType::kF32, false, source.device(), nullptr, 0, 0, {1, 1}, nullptr, nullptr}) ==
+         0);
 }
 
 // ---- scatter ----------------------------------------------------------------------------------------------
@@ -165,63 +180,6 @@ TEST(scatter_larger) {
 
 TEST(scatter_of_nothing) {
   EXPECT(cuda::scatter({{}, DType::kF32, 0, 1, 4, nullptr, nullptr, 0, {1, 1}, nullptr}) == 0);
-}
-
-// ---- unpack -----------------------------------------------------------------------------------------------
-
-void check_unpack(const SketchSpec& spec, DType dtype, int64_t rows, int64_t cols) {
-  const Matrix x(dtype, Form::kContiguous, rows, cols, 41);
-  const Packed saved(spec, dtype, x);
-  const std::string what = describe(spec, dtype, rows, cols);
-  const size_t bytes = static_cast<size_t>(rows * cols * item_size(dtype));
-  std::vector<char> cpu_out(bytes);
-  Device<char> out(bytes);
-  UnpackArgs cpu_args{{}, spec, dtype, rows, cols, saved.host.data(), cpu_out.data(), nullptr};
-  UnpackArgs args{{}, spec, dtype, rows, cols, saved.device.data(), out.data(), nullptr};
-  std::vector<char> cpu_workspace(static_cast<size_t>(cpu::unpack_workspace(cpu_args)));
-  Device<char> workspace(static_cast<size_t>(cuda::unpack_workspace(args)));
-  cpu_args.workspace = cpu_workspace.data();
-  args.workspace = workspace.data();
-  EXPECT(cpu::unpack(cpu_args) == 0 && cuda::unpack(args) == 0);
-  const auto got = out.get();
-  EXPECT_SAME(got, cpu_out, what);
-
-  const bool by_row = spec.sampling == Sampling::kRows;
-  const ReferenceSampler sampler{spec, kKey, kSalt, by_row ? rows : cols};
-  const auto list = spec.sampling == Sampling::kDifferent ? std::vector<int64_t>{} : sampler.list();
-  std::vector<double> want(static_cast<size_t>(rows * cols), 0);
-  for (int64_t line = 0; line < (by_row ? cols : rows); ++line)
-    for (int64_t i = 0; i < sampler.k(); ++i) {
-      const int64_t place = list.empty() ? sampler.index(line, i) : list[static_cast<size_t>(i)];
-      const int64_t r = by_row ? place : line, c = by_row ? line : place;
-      double& total = want[static_cast<size_t>(r * cols + c)];
-      total = rounded(dtype, total + x.at(r, c) * sampler.weight(i));
-    }
-  for (size_t i = 0; i < want.size(); ++i)
-    EXPECT(get_item(dtype, got.data(), i) == want[i], what, " element ", i);
-}
-
-TEST(unpack_every_sketch_and_dtype) {
-  for (const Sampling sampling : kSamplings)
-    for (const Draw draw : kDraws)
-      for (const DType dtype : kDTypes)
-        check_unpack({2, 5, sampling, draw}, dtype, 10, 25);  // weights 2.5, or 2 and 3
-}
-
-TEST(unpack_odd_shapes) {
-  for (const Sampling sampling : kSamplings)
-    for (const Draw draw : kDraws) {
-      check_unpack({1, 1000, sampling, draw}, DType::kF32, 1, 1);
-      check_unpack({1, 1, sampling, draw}, DType::kBF16, 33, 20);
-      check_unpack({1, 4, sampling, draw}, DType::kF32, 4, 300);
-      check_unpack({1, 4, sampling, draw}, DType::kF32, 300, 4);
-    }
-}
-
-TEST(unpack_of_nothing) {
-  const UnpackArgs args{
-      {}, {1, 2, Sampling::kSame, Draw::kStratified}, DType::kF32, 0, 4, nullptr, nullptr, nullptr};
-  EXPECT(cuda::unpack(args) == 0);
 }
 
 }  // namespace

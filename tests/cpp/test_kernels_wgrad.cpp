@@ -47,31 +47,31 @@ void check_wgrad(const SketchSpec& spec, DType dtype, int64_t rows, int64_t outp
 
 TEST(wgrad_every_draw_and_dtype) {
   for (const Draw draw : kDraws)
-    for (const DType dtype : kDTypes) check_wgrad({2, 5, Sampling::kDifferent, draw}, dtype, 37, 70, 100);
+    for (const DType dtype : kDTypes) check_wgrad({2, 5, Sampling::kDifferent, draw, 0}, dtype, 37, 70, 100);
 }
 
 TEST(wgrad_dy_layouts) {
   for (const Form form : kForms)
     for (const DType dtype : {DType::kF32, DType::kBF16})
-      check_wgrad({1, 4, Sampling::kDifferent, Draw::kStratified}, dtype, 34, 72, 68, form);
+      check_wgrad({1, 4, Sampling::kDifferent, Draw::kStratified, 0}, dtype, 34, 72, 68, form);
 }
 
 TEST(wgrad_keep_from_one_entry_to_all) {
   for (const Draw draw : kDraws) {
-    check_wgrad({1, 66, Sampling::kDifferent, draw}, DType::kF32, 33, 5, 66);
-    check_wgrad({65, 130, Sampling::kDifferent, draw}, DType::kF32, 33, 65, 130);
-    check_wgrad({1, 1, Sampling::kDifferent, draw}, DType::kF32, 33, 66, 67);
+    check_wgrad({1, 66, Sampling::kDifferent, draw, 0}, DType::kF32, 33, 5, 66);
+    check_wgrad({65, 130, Sampling::kDifferent, draw, 0}, DType::kF32, 33, 65, 130);
+    check_wgrad({1, 1, Sampling::kDifferent, draw, 0}, DType::kF32, 33, 66, 67);
   }
 }
 
 TEST(wgrad_strata_across_tiles) {  // strata that straddle the 64-feature tiles, long ones first
   for (const int64_t num : {3, 7, 29, 64})
-    check_wgrad({num, 150, Sampling::kDifferent, Draw::kStratified}, DType::kF32, 40, 3, 150);
+    check_wgrad({num, 150, Sampling::kDifferent, Draw::kStratified, 0}, DType::kF32, 40, 3, 150);
 }
 
 TEST(wgrad_small_and_unaligned) {
   for (const Draw draw : kDraws) {
-    const SketchSpec half{1, 2, Sampling::kDifferent, draw};
+    const SketchSpec half{1, 2, Sampling::kDifferent, draw, 0};
     check_wgrad(half, DType::kF32, 1, 1, 2);
     check_wgrad(half, DType::kF16, 31, 63, 64, Form::kShifted);
     check_wgrad(half, DType::kBF16, 32, 64, 64, Form::kContiguous, 1);
@@ -82,16 +82,16 @@ TEST(wgrad_small_and_unaligned) {
 TEST(wgrad_larger) {
   const int64_t rows = testing::large ? 300 : 64, outputs = testing::large ? 200 : 64,
                 features = testing::large ? 390 : 130;
-  check_wgrad({1, 10, Sampling::kDifferent, Draw::kStratified}, DType::kBF16, rows, outputs, features);
-  check_wgrad({1, 10, Sampling::kDifferent, Draw::kWithReplacement}, DType::kF32, rows, outputs, features);
+  check_wgrad({1, 10, Sampling::kDifferent, Draw::kStratified, 0}, DType::kBF16, rows, outputs, features);
+  check_wgrad({1, 10, Sampling::kDifferent, Draw::kWithReplacement, 0}, DType::kF32, rows, outputs, features);
 }
 
 // No rows: zeros. No outputs or features: nothing to write.
 TEST(wgrad_of_nothing) {
   for (const Draw draw : kDraws) {
-    check_wgrad({1, 2, Sampling::kDifferent, draw}, DType::kF32, 0, 3, 10);
-    check_wgrad({1, 2, Sampling::kDifferent, draw}, DType::kF32, 3, 0, 10);
-    check_wgrad({1, 2, Sampling::kDifferent, draw}, DType::kF32, 3, 3, 0);
+    check_wgrad({1, 2, Sampling::kDifferent, draw, 0}, DType::kF32, 0, 3, 10);
+    check_wgrad({1, 2, Sampling::kDifferent, draw, 0}, DType::kF32, 3, 0, 10);
+    check_wgrad({1, 2, Sampling::kDifferent, draw, 0}, DType::kF32, 3, 3, 0);
   }
 }
 
@@ -110,11 +110,12 @@ struct Noisy {
   std::vector<float> x = noise(rows * features, 65), dy = noise(rows * outputs, 66);
   std::vector<char> saved = fresh_saved(spec, DType::kF32, rows, features);
 
-  explicit Noisy(Draw draw) : spec{3, 7, Sampling::kDifferent, draw} {
+  explicit Noisy(Draw draw) : spec{3, 7, Sampling::kDifferent, draw, 0} {
     EXPECT(cpu::pack({{},
                       spec,
                       DType::kF32,
                       contiguous_matrix(x.data(), rows, features),
+                      features,
                       kSalt,
                       saved.data(),
                       nullptr}) == 0);
@@ -180,7 +181,7 @@ TEST(wgrad_rounds_no_more_than_fp32_sums_do) {
 
 // What was not kept must not spread: NaN in x reaches only the features that sampled it.
 TEST(wgrad_nan_stays_where_it_was_sampled) {
-  const SketchSpec spec{1, 4, Sampling::kDifferent, Draw::kStratified};
+  const SketchSpec spec{1, 4, Sampling::kDifferent, Draw::kStratified, 0};
   constexpr int64_t kRows = 5, kCols = 40, kOuts = 3, kBad = 2;
   const ReferenceSampler sampler{spec, kKey, kSalt, kCols};
   Matrix x(DType::kF32, Form::kContiguous, kRows, kCols, 63);
@@ -193,6 +194,7 @@ TEST(wgrad_nan_stays_where_it_was_sampled) {
                     spec,
                     DType::kF32,
                     contiguous_matrix(values.data(), kRows, kCols),
+                    kCols,
                     kSalt,
                     saved.data(),
                     nullptr}) == 0);

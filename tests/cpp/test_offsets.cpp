@@ -33,7 +33,7 @@ TEST(huge_strata) {
 
 TEST(huge_samples) {
   for (const Draw draw : testing::kDraws) {
-    const SketchSpec spec{1, 1000, Sampling::kRows, draw};
+    const SketchSpec spec{1, 1000, Sampling::kRows, draw, 0};
     const Sampler sampler(testing::kKey, testing::kSalt, spec, kHuge * 1000);
     EXPECT(sampler.k() == kHuge);
     int64_t above = 0;  // a 32-bit slip would fold indices below 2^32
@@ -57,9 +57,8 @@ TEST(huge_rows) {
 
 TEST(huge_layout) {
   const auto layout =
-      saved_layout({1, 10, Sampling::kDifferent, Draw::kStratified}, DType::kBF16, kHuge, 4096);
-  EXPECT(layout.stored_cols == 410 && layout.trailer == kHuge * 410 * 2 &&
-         layout.bytes == layout.trailer + 64);
+      saved_layout({1, 10, Sampling::kDifferent, Draw::kStratified, 0}, DType::kBF16, kHuge, 4096);
+  EXPECT(layout.width == 410 && layout.trailer == kHuge * 410 * 2 && layout.bytes == layout.trailer + 64);
 }
 
 }  // namespace

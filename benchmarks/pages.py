@@ -47,9 +47,9 @@ def table(report: Report) -> str:
     where, how = report.environment, report.settings
     measured = (
         f"Measured on {where['date']} with torch {where['torch']}, rad_kernels {where['rad_kernels']}: "
-        f"network {how['network']} on {how['data']}, {how['training_steps']} steps of Adam, then one minibatch "
-        f"of {how['batch']} images; mean of {how['samples_a_sketch']} samples a sketch. The minibatch's own "
-        f"noise is {noise:.3g}."
+        f"network {how['network']} on {how['data']}, {how['training_steps']} steps of Adam, then one "
+        f"minibatch of {how['batch']} images; mean of {how['samples_a_sketch']} samples a sketch. The "
+        f"minibatch's own noise is {noise:.3g}."
     )
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines) + f"\n{measured}\n"
 

@@ -9,7 +9,19 @@ import functools
 import shutil
 import subprocess
 import sys
-from ctypes import Structure, c_bool, c_char_p, c_double, c_int, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import (
+    Structure,
+    c_bool,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int,
+    c_int32,
+    c_int64,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +29,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "tests/cpp/build/libsimt_kernels.so"
 DTYPES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3}
+NORM = 3  # Draw::kNorm
 ITEM_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
 
@@ -25,7 +38,7 @@ def struct(name: str, **fields) -> type[Structure]:
 
 
 Exec = struct("Exec", parallel=c_void_p, threads=c_int, stream=c_void_p)
-SketchSpec = struct("SketchSpec", num=c_int64, den=c_int64, sampling=c_int32, draw=c_int32)
+SketchSpec = struct("SketchSpec", num=c_int64, den=c_int64, sampling=c_int32, draw=c_int32, bits=c_int32)
 MatrixView = struct(
     "MatrixView",
     data=c_void_p,
@@ -36,10 +49,17 @@ MatrixView = struct(
     stride=c_int64 * 3,
 )
 SampleArgs = struct(
-    "SampleArgs", exec=Exec, spec=SketchSpec, trailer=c_void_p, n=c_int64, index=c_void_p, workspace=c_void_p
+    "SampleArgs",
+    exec=Exec,
+    spec=SketchSpec,
+    trailer=c_void_p,
+    n=c_int64,
+    outer=c_int64,
+    index=c_void_p,
+    workspace=c_void_p,
 )
-PackArgs = struct(
-    "PackArgs",
+NormSampleArgs = struct(
+    "NormSampleArgs",
     exec=Exec,
     spec=SketchSpec,
     dtype=c_int32,
@@ -47,6 +67,41 @@ PackArgs = struct(
     salt=c_uint64,
     saved=c_void_p,
     workspace=c_void_p,
+)
+PackArgs = struct(
+    "PackArgs",
+    exec=Exec,
+    spec=SketchSpec,
+    dtype=c_int32,
+    x=MatrixView,
+    features=c_int64,
+    salt=c_uint64,
+    saved=c_void_p,
+    workspace=c_void_p,
+)
+DecodeArgs = struct(
+    "DecodeArgs",
+    exec=Exec,
+    spec=SketchSpec,
+    dtype=c_int32,
+    widen=c_bool,
+    rows=c_int64,
+    features=c_int64,
+    saved=c_void_p,
+    begin=c_int64,
+    end=c_int64,
+    out=c_void_p,
+)
+SignsArgs = struct(
+    "SignsArgs",
+    exec=Exec,
+    spec=SketchSpec,
+    dtype=c_int32,
+    trailer=c_void_p,
+    features=c_int64,
+    begin=c_int64,
+    end=c_int64,
+    out=c_void_p,
 )
 UnpackArgs = struct(
     "UnpackArgs",
@@ -69,6 +124,7 @@ GatherArgs = struct(
     count=c_int64,
     split=c_int64,
     scale=c_double * 2,
+    weight=c_void_p,
     out=c_void_p,
 )
 ScatterArgs = struct(
@@ -100,8 +156,41 @@ MaskedArgs = struct(
     "MaskedArgs", exec=Exec, dtype=c_int32, dy=c_void_p, mask=c_void_p, dx=c_void_p, n=c_int64
 )
 
+DropoutArgs = struct(
+    "DropoutArgs",
+    exec=Exec,
+    dtype=c_int32,
+    trailer=c_void_p,
+    salt=c_int64,
+    threshold=c_uint32,
+    scale=c_float,
+    x=c_void_p,
+    y=c_void_p,
+    n=c_int64,
+)
+
 # In the order of simt_sizeof.
-ARGS = (SampleArgs, PackArgs, UnpackArgs, GatherArgs, ScatterArgs, LinearWgradArgs, ReluArgs, MaskedArgs)
+ARGS = (
+    SampleArgs,
+    NormSampleArgs,
+    PackArgs,
+    UnpackArgs,
+    DecodeArgs,
+    SignsArgs,
+    GatherArgs,
+    ScatterArgs,
+    LinearWgradArgs,
+    ReluArgs,
+    MaskedArgs,
+    DropoutArgs,
+)
+
+Layout = struct(
+    "SavedLayout",
+    **dict.fromkeys(
+        ["tiles", "lines", "width", "last_width", "item", "bits", "lo", "step", "index", "weight", "trailer", "nbytes"], c_int64
+    ),
+)
 
 
 def missing() -> str:
@@ -123,7 +212,7 @@ def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(LIBRARY))
     loaded.simt_message.restype = c_char_p
     loaded.simt_sizeof.restype = c_int64
-    for name in ("sample", "pack", "unpack", "linear_wgrad"):
+    for name in ("sample", "norm_sample", "pack", "unpack", "linear_wgrad"):
         getattr(loaded, f"simt_{name}_workspace").restype = c_int64
     return loaded
 
@@ -155,18 +244,84 @@ def view(array: np.ndarray) -> MatrixView:
     return MatrixView(array.ctypes.data, rows, cols, col, (1, 1, rows), (0, 0, row))
 
 
-def sample(spec, n: int, key: int, salt: int = 0) -> np.ndarray:
-    trailer = np.array([key, salt, 1, 0, 0, 0, 0, 0], np.uint64)
+def trailer_of(key: int, salt: int = 0) -> np.ndarray:
+    return np.array([key, salt, 1, 0, 0, 0, 0, 0], np.uint64)
+
+
+def layout_of(spec, dtype: str, rows: int, features: int) -> Structure:
+    layout = Layout()
+    library().simt_saved_layout(
+        ctypes.byref(SketchSpec(*spec)),
+        DTYPES[dtype],
+        c_int64(rows),
+        c_int64(features),
+        ctypes.byref(layout),
+    )
+    return layout
+
+
+def sample(spec, n: int, key: int, salt: int = 0, outer: int = 0) -> np.ndarray:
+    trailer = trailer_of(key, salt)
     index = np.full(-(-n * spec[0] // spec[1]), -1, np.int64)
-    run("sample", SampleArgs(Exec(), SketchSpec(*spec), address(trailer), n, address(index)))
+    run("sample", SampleArgs(Exec(), SketchSpec(*spec), address(trailer), n, outer, address(index)))
     return index
 
 
-def pack(x: np.ndarray, dtype: str, spec, key: int, salt: int, layout) -> np.ndarray:
+def pack(x: np.ndarray, dtype: str, spec, key: int, salt: int) -> np.ndarray:
+    """The saved buffer of x [rows, features], any strides; not for ``project``."""
+    layout = layout_of(spec, dtype, *x.shape)
     saved = np.zeros(layout.nbytes, np.uint8)
     saved[layout.trailer :][:8].view(np.uint64)[0] = key
-    run("pack", PackArgs(Exec(), SketchSpec(*spec), DTYPES[dtype], view(x), salt, address(saved)))
+    head = (Exec(), SketchSpec(*spec), DTYPES[dtype], view(x))
+    if spec[3] == NORM:
+        run("norm_sample", NormSampleArgs(*head, salt, address(saved)))
+    run("pack", PackArgs(*head, x.shape[1], salt, address(saved)))
     return saved
+
+
+def decode(saved: np.ndarray, dtype: str, spec, rows: int, features: int, tile: int, out: np.ndarray):
+    begin = tile * len(out)
+    run(
+        "decode",
+        DecodeArgs(
+            Exec(),
+            SketchSpec(*spec),
+            DTYPES[dtype],
+            False,
+            rows,
+            features,
+            address(saved),
+            begin,
+            begin + len(out),
+            address(out),
+        ),
+    )
+    return out
+
+
+def signs(spec, dtype: str, features: int, key: int, salt: int, out: np.ndarray) -> np.ndarray:
+    trailer = trailer_of(key, salt)
+    run(
+        "signs",
+        SignsArgs(
+            Exec(), SketchSpec(*spec), DTYPES[dtype], address(trailer), features, 0, len(out), address(out)
+        ),
+    )
+    return out
+
+
+def dropout(
+    x: np.ndarray, dtype: str, threshold: int, scale: float, trailer: np.ndarray, salt: int
+) -> np.ndarray:
+    """Forward completes the trailer with a salt of at least 0; backward, with -1, reads it there."""
+    y = np.empty_like(x)
+    run(
+        "dropout",
+        DropoutArgs(
+            Exec(), DTYPES[dtype], address(trailer), salt, threshold, scale, address(x), address(y), x.size
+        ),
+    )
+    return y
 
 
 def unpack(saved: np.ndarray, dtype: str, spec, rows: int, features: int, out: np.ndarray) -> np.ndarray:
@@ -188,12 +343,23 @@ def linear_wgrad(dy: np.ndarray, saved: np.ndarray, dtype: str, spec, features: 
     return dw
 
 
-def gather(source: np.ndarray, dtype: str, index: np.ndarray, split: int = 0, scale=(1.0, 1.0)) -> np.ndarray:
+def gather(
+    source: np.ndarray, dtype: str, index: np.ndarray, split: int = 0, scale=(1.0, 1.0), weight=None
+) -> np.ndarray:
     out = np.empty((len(index), source.shape[1]), source.dtype)
     run(
         "gather",
         GatherArgs(
-            Exec(), DTYPES[dtype], False, view(source), address(index), len(index), split, scale, address(out)
+            Exec(),
+            DTYPES[dtype],
+            False,
+            view(source),
+            address(index),
+            len(index),
+            split,
+            scale,
+            None if weight is None else address(weight),
+            address(out),
         ),
     )
     return out

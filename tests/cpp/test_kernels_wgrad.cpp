@@ -177,6 +177,78 @@ TEST(wgrad_rounds_no_more_than_fp32_sums_do) {
   }
 }
 
+// ---- codes: decoded inside, so sums are inexact
+// ------------------------------------------------------------
+
+struct Bound {
+  double want = 0, magnitude = 0, terms = 0;
+};
+
+// dW from what cpu::decode makes of the codes, in fp64.
+std::vector<Bound> coded_definition(const SketchSpec& spec, DType dtype, const Matrix& dy, int64_t features,
+                                    const std::vector<char>& saved) {
+  const int64_t rows = dy.host().rows, outputs = dy.host().cols;
+  const ReferenceSampler sampler{spec, kKey, kSalt, features};
+  const bool widen = item_size(dtype) == 2;
+  std::vector<double> values(static_cast<size_t>(rows * sampler.k()));
+  EXPECT(cpu::decode({{}, spec, dtype, widen, rows, features, saved.data(), 0, rows, values.data()}) == 0);
+  std::vector<Bound> dw(static_cast<size_t>(outputs * features));
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < sampler.k(); ++j) {
+      const double value =
+          get_item(widen ? DType::kF32 : dtype, values.data(), static_cast<size_t>(r * sampler.k() + j)) *
+          sampler.weight(j);
+      const int64_t f = sampler.index(r, j);
+      for (int64_t o = 0; o < outputs; ++o) {
+        Bound& b = dw[static_cast<size_t>(o * features + f)];
+        b.want += dy.at(r, o) * value;
+        b.magnitude += std::abs(dy.at(r, o) * value);
+        b.terms += 1;
+      }
+    }
+  return dw;
+}
+
+// n products summed and weighted are off by at most (n + 2) units of their roundings, and once more when
+// stored.
+void check_coded_wgrad(const SketchSpec& spec, DType dtype, int64_t rows, int64_t outputs, int64_t features) {
+  const Matrix x(dtype, Form::kContiguous, rows, features, 67),
+      dy(dtype, Form::kContiguous, rows, outputs, 68);
+  const Packed saved(spec, dtype, x);
+  Device<char> dw(static_cast<size_t>(outputs * features * item_size(dtype)));
+  run_cuda<LinearWgradArgs>(
+      cuda::linear_wgrad_workspace, cuda::linear_wgrad,
+      {{}, spec, dtype, dy.device(), features, saved.device.data(), dw.data(), nullptr});
+  const auto got = dw.get();
+  const auto want = coded_definition(spec, dtype, dy, features, saved.host);
+  const int sum_bits = dtype == DType::kF64 ? 53 : 24;
+  const int stored_bits = dtype == DType::kBF16 ? 8 : dtype == DType::kF16 ? 11 : sum_bits;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const Bound& b = want[i];
+    const double error = std::abs(get_item(dtype, got.data(), i) - b.want);
+    EXPECT(error <= 1.01 * (std::ldexp((b.terms + 2) * b.magnitude, -sum_bits) +
+                            std::ldexp(std::abs(b.want), -stored_bits)),
+           describe(spec, dtype, rows, features), " element ", i, " is off by ", error);
+  }
+}
+
+TEST(wgrad_codes_every_dtype_and_bits) {
+  for (const Draw draw : kDraws)
+    for (const DType dtype : kDTypes)
+      for (const int bits : kBits)
+        check_coded_wgrad({2, 5, Sampling::kDifferent, draw, bits}, dtype, 35, 9, 190);
+}
+
+TEST(wgrad_codes_odd_shapes) {
+  for (const Draw draw : kDraws)
+    for (const int bits : {8, 1}) {
+      check_coded_wgrad({1, 1, Sampling::kDifferent, draw, bits}, DType::kF32, 33, 65, 67);
+      check_coded_wgrad({1, 66, Sampling::kDifferent, draw, bits}, DType::kF32, 40, 3, 66);
+      check_coded_wgrad({7, 150, Sampling::kDifferent, draw, bits}, DType::kF32, 40, 3, 150);
+      check_coded_wgrad({1, 2, Sampling::kDifferent, draw, bits}, DType::kBF16, 1, 1, 2);
+    }
+}
+
 // ---- special values ---------------------------------------------------------------------------------------
 
 // What was not kept must not spread: NaN in x reaches only the features that sampled it.

@@ -65,6 +65,14 @@ FORCE:
 demo: build  ## Train the paper's network on real digits: exact, small batch and sketches compared
 	$(PY) -m rad_kernels demo $(ARGS)
 
+.PHONY: bench
+bench: build  ## Time, memory and variance of the sketches beside torch; ARGS="--suite linear --threads 1"
+	$(PY) -m rad_kernels bench $(ARGS)
+
+.PHONY: gpu-report
+gpu-report:  ## Build, test, sanitize and time on a GPU with $(PYTHON)'s torch; ARGS=--dry-run without one
+	$(PYTHON) benchmarks/gpu_report.py $(ARGS)
+
 ##@ Check
 
 .PHONY: test

@@ -20,6 +20,11 @@ struct SavedLayout {
   int64_t bytes;    // of the whole buffer
 };
 
+// Where the values end. From there to the trailer is padding, written as zeros: equal samples, equal buffers.
+RAD_HD int64_t values_bytes(const SavedLayout& layout, DType dtype) {
+  return layout.stored_rows * layout.stored_cols * item_size(dtype);
+}
+
 // rad_kernels/sketch.py has the same rule for traced shapes; a test holds the two together.
 RAD_HD SavedLayout saved_layout(const SketchSpec& spec, DType dtype, int64_t rows, int64_t features) {
   const bool by_row = spec.sampling == Sampling::kRows;

@@ -72,6 +72,8 @@ int pack(const PackArgs& args) {
   const auto layout = saved_layout(args.spec, args.dtype, x.rows, x.cols);
   auto* trailer = reinterpret_cast<Trailer*>(static_cast<char*>(args.saved) + layout.trailer);
   *trailer = Trailer{trailer->key, args.salt, kFormatVersion, {}};
+  const int64_t values = values_bytes(layout, args.dtype);
+  std::memset(static_cast<char*>(args.saved) + values, 0, layout.trailer - values);
   const Sampler sampler(trailer->key, args.salt, args.spec, args.spec.sampling == Sampling::kRows ? x.rows : x.cols);
   return visit_item(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;

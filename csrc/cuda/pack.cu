@@ -3,13 +3,15 @@
 namespace rad::cuda {
 namespace {
 
-// What every pack kernel does besides: the trailer's salt and version (its key lies there already).
+// What every pack kernel does besides: padding, and the trailer's salt and version (its key lies there already).
 struct Header {
+  uint16_t* padding;
   Trailer* trailer;
   uint64_t salt;
 
   RAD_DEVICE void write() const {
     if ((blockIdx.x | blockIdx.y | threadIdx.x | threadIdx.y) != 0) return;
+    for (uint16_t* item = padding; item < reinterpret_cast<uint16_t*>(trailer); ++item) *item = 0;
     trailer->salt = salt;
     trailer->version = kFormatVersion;
     for (uint64_t& word : trailer->reserved) word = 0;
@@ -125,7 +127,9 @@ int pack(const PackArgs& args) {
   auto* trailer = reinterpret_cast<Trailer*>(static_cast<char*>(args.saved) + layout.trailer);
   const KeySource source{trailer, static_cast<int64_t>(args.salt)};
   const Sampler plan = plan_sample(args.spec, by_row ? args.x.rows : args.x.cols);
-  const Header header{trailer, args.salt};
+  const int64_t values = values_bytes(layout, args.dtype);
+  auto* padding = reinterpret_cast<uint16_t*>(static_cast<char*>(args.saved) + values);
+  const Header header{padding, trailer, args.salt};
   return by_row ? pack_rows(args, plan, source, header) : pack_columns(args, plan, source, header);
 }
 

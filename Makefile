@@ -93,9 +93,9 @@ lint: $(ENVIRONMENT)  ## ruff, clang-format and mypy; change nothing
 
 .PHONY: format
 format: $(ENVIRONMENT)  ## Let ruff and clang-format rewrite the sources
-	$(PY) -m ruff check --fix .
-	$(PY) -m ruff format .
 	$(CLANG_FORMAT) -i $(CXX_SOURCES)
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
 
 .PHONY: pytest
 pytest: build  ## Python tests; ARGS="-k name" selects

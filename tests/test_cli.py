@@ -83,6 +83,7 @@ def test_info(capsys):
         (["demo", "--threads", "-1"], "argument --threads: must be at least 1, got -1"),
         (["demo", "--seeds", "0"], "argument --seeds: must be at least 1, got 0"),
         (["demo", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["demo", "--two\nlines"], "unrecognized arguments: --two lines"),
     ],
 )
 def test_wrong_arguments(capsys, arguments, message):

@@ -1,5 +1,6 @@
 """The demo's parts, and the whole run once, small."""
 
+import argparse
 import dataclasses
 import io
 import json
@@ -13,7 +14,7 @@ from rich.console import Console
 from rad_kernels import Sketch
 from rad_kernels.__main__ import main
 from rad_kernels.data import Digits
-from rad_kernels.demo.cli import choose_methods, parse_sketches
+from rad_kernels.demo.cli import choose_methods, data_and_config, parse_sketches
 from rad_kernels.demo.console import runs_shown
 from rad_kernels.demo.measure import costs, retained_bytes
 from rad_kernels.demo.network import (
@@ -75,6 +76,14 @@ def test_the_papers_network_at_keep_a_tenth():
         assert predicted_bytes(sketched(150, Sketch(0.1, sampling)), 784) <= 130_000
 
 
+def test_learning_rates_are_the_published_ones():
+    """For `rows` there is none; with keep = 1 a layer is exact."""
+    sketches = (Sketch(1, "same"), Sketch(0.1, "same"), Sketch(0.1, "different"))
+    rates = [method.learning_rate for method in (exact(150), *(sketched(150, sketch) for sketch in sketches))]
+    assert rates == [1.35e-3, 1.35e-3, 4.52e-4, 9.34e-4]
+    assert small_batch(20, 0.1).learning_rate == 6.45e-4
+
+
 def test_build_gives_equal_weights_for_equal_seeds():
     weights = []
     for sketch in (None, Sketch(0.1, "rows"), Sketch(0.5, "different")):
@@ -114,6 +123,20 @@ def test_small_batches_match_the_memory_of_their_sketches():
         assert retained_bytes(dataclasses.replace(small, batch=small.batch + 1), digits) > limit
 
 
+def test_a_small_batch_may_use_as_much_as_the_largest_of_its_sketches():
+    # Of 55 rows a tenth is 6, rounded up, so `rows` keeps more than `different`.
+    digits = random_digits()
+    _, small, different, rows = choose_methods(parse_sketches("different,rows", "0.1"), 55, digits)
+    assert retained_bytes(different, digits) < retained_bytes(small, digits) <= retained_bytes(rows, digits)
+
+
+def test_epochs_are_passes_over_the_training_images():
+    args = argparse.Namespace(data=None, batch=500, epochs=3, steps=7, seeds=1, seed=0)
+    assert data_and_config(args)[1]["steps"] == 3 * (1442 // 500)
+    args.epochs = None
+    assert data_and_config(args)[1]["steps"] == 7
+
+
 def test_parse_sketches():
     assert parse_sketches("rows, same:0.5:with_replacement", "0.2") == [
         Sketch(0.2, "rows"),
@@ -151,19 +174,23 @@ def test_training_is_reproducible_and_methods_share_all_but_the_method():
     )
 
 
-def test_a_small_batch_takes_the_first_images_of_each_minibatch(monkeypatch):
-    digits, seen = random_digits(), []
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_seed_sets_weights_and_minibatches_and_a_small_batch_takes_the_first_images(monkeypatch, seed):
+    digits, seen, weights = random_digits(), [], []
 
     def loss_seen(network, images, labels):
         if network.training:
             seen.append(images)
+            weights.append(network[0].weight.detach().clone())
         return loss(network, images, labels)
 
     monkeypatch.setattr("rad_kernels.demo.train.loss", loss_seen)
-    train(exact(4), digits, 150, 3, 0, lambda: None)
-    for images, batch in zip(seen, minibatches(300, 150, seed=0)):
+    train(exact(4), digits, 150, 3, seed, lambda: None)
+    for images, batch in zip(seen, minibatches(300, 150, seed)):
         assert torch.equal(images, digits.train_images[batch[:4]])
     assert len(seen) == 3
+    torch.manual_seed(seed)
+    assert torch.equal(weights[0], build(64, None)[0].weight)
 
 
 def test_final_values_are_means_of_the_last_evaluations():
@@ -212,8 +239,13 @@ def test_table_and_notes(run_once):
     assert len(cells) == 5 and all(len(row) == len(COLUMNS) for row in cells)
     exact_row = dict(zip(COLUMNS, cells[0], strict=True))
     # 64 + 3 * 300 floats, 10 log-probabilities and a label an image, and the sum of the label weights.
-    assert exact_row["kept for backward, bytes"] == f"{40 * (964 * 4 + 40 + 8) + 4:,}" == exact_row["by formula, bytes"]
+    assert (
+        exact_row["kept for backward, bytes"]
+        == f"{40 * (964 * 4 + 40 + 8) + 4:,}"
+        == exact_row["by formula, bytes"]
+    )
     assert exact_row["of exact"] == "1.000"
+    assert all(0 < float(row[COLUMNS.index("of exact")]) < 0.6 for row in cells[1:])
     assert re.fullmatch(r"\d+\.\d ± \d+\.\d", exact_row["test accuracy, %"])
     comparisons = [note for note in notes(content) if " in the same memory: " in note]
     assert [note.split(" against ")[0] for note in comparisons] == ["rows:0.2", "different:0.3"]

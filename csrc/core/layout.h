@@ -13,6 +13,13 @@ RAD_HD int64_t align_plane(int64_t bytes) { return (bytes + kPlaneAlign - 1) / k
 
 constexpr int64_t kTileWidth = 128;  // features of one `tile_rows` tile
 
+// Bytes between the content of a plane and the next plane. A pack writes zeros there: equal samples are equal
+// buffers.
+struct Gaps {
+  static constexpr int kCount = 5;
+  int64_t begin[kCount], end[kCount];
+};
+
 // Stored values form `tiles` blocks of `lines` lines, `width` values each (`last_width` in the last tile).
 // All samplings but tile_rows have one tile. Offsets are in bytes. Codes fill 32-bit words from the low end,
 // each line starting a new word; lo and step are planes [tile][group][line].
@@ -21,6 +28,7 @@ struct SavedLayout {
   int64_t item, bits;               // bytes of a plain value; bits of a code, 0 for plain values
   int64_t lo, step, index, weight;  // planes
   int64_t trailer, bytes;
+  Gaps gaps;
 
   RAD_HD int64_t tile_width(int64_t tile) const { return tile + 1 == tiles ? last_width : width; }
   RAD_HD int64_t pitch(int64_t tile) const { return line_bytes(tile_width(tile)); }
@@ -50,11 +58,15 @@ RAD_HD SavedLayout saved_layout(const SketchSpec& spec, DType dtype, int64_t row
   const int64_t groups =
       m.bits ? m.lines * ((m.tiles - 1) * ((m.width + 63) / 64) + (m.last_width + 63) / 64) : 0;
   const int64_t by_norm = spec.draw == Draw::kNorm ? m.lines : 0;
-  m.lo = align_plane(m.line_offset(m.tiles - 1, m.lines));
-  m.step = m.lo + align_plane(groups * m.item);
-  m.index = m.step + align_plane(groups * 2);
-  m.weight = m.index + align_plane(by_norm * 8);
-  m.trailer = m.weight + align_plane(by_norm * 4);
+  const int64_t content[Gaps::kCount] = {m.line_offset(m.tiles - 1, m.lines), groups * m.item, groups * 2,
+                                         by_norm * 8, by_norm * 4};
+  int64_t* next[Gaps::kCount] = {&m.lo, &m.step, &m.index, &m.weight, &m.trailer};
+  int64_t at = 0;
+  for (int plane = 0; plane < Gaps::kCount; ++plane) {
+    m.gaps.begin[plane] = at + content[plane];
+    at += align_plane(content[plane]);
+    m.gaps.end[plane] = *next[plane] = at;
+  }
   m.bytes = m.trailer + static_cast<int64_t>(sizeof(Trailer));
   return m;
 }

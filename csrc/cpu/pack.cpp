@@ -95,6 +95,10 @@ int pack(const PackArgs& args) {
   const SavedLayout layout = saved_layout(args.spec, args.dtype, args.x.rows, args.features);
   auto* trailer = reinterpret_cast<Trailer*>(static_cast<char*>(args.saved) + layout.trailer);
   *trailer = Trailer{trailer->key, args.salt, kFormatVersion, {}};
+  for (int plane = 0; plane < Gaps::kCount; ++plane) {
+    const Gaps& gaps = layout.gaps;
+    std::memset(static_cast<char*>(args.saved) + gaps.begin[plane], 0, gaps.end[plane] - gaps.begin[plane]);
+  }
   const SavedView saved(args.spec, args.dtype, args.x.rows, args.features, args.saved);
   return visit_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;

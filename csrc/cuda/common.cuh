@@ -141,16 +141,22 @@ struct KeySource {
   }
 };
 
-// Makes the trailer complete but for its key, which is there already: the first thread of the grid does.
+// Makes the trailer complete but for its key, which is there already, and zeroes the gaps between planes: the
+// first thread of the grid does.
 struct TrailerWriter {
   Trailer* trailer;
-  int64_t salt;  // negative: nothing is written
+  int64_t salt;           // negative: nothing is written
+  char* saved = nullptr;  // the buffer that `gaps` counts in
+  Gaps gaps = {};
 
   RAD_DEVICE void write() const {
     if (salt < 0 || (blockIdx.x | blockIdx.y | blockIdx.z | threadIdx.x | threadIdx.y) != 0) return;
     trailer->salt = static_cast<uint64_t>(salt);
     trailer->version = kFormatVersion;
     for (uint64_t& word : trailer->reserved) word = 0;
+    for (int plane = 0; plane < Gaps::kCount; ++plane) {
+      for (int64_t at = gaps.begin[plane]; at < gaps.end[plane]; ++at) saved[at] = 0;
+    }
   }
 };
 

@@ -256,7 +256,8 @@ int64_t pack_workspace(const PackArgs& args) {
 int pack(const PackArgs& args) {
   const SavedView saved(args.spec, args.dtype, args.x.rows, args.features, args.saved);
   const auto salt = static_cast<int64_t>(args.salt);
-  Packing p{args, saved, {saved.trailer(), salt}, {saved.trailer(), salt}, nullptr};
+  Packing p{
+      args, saved, {saved.trailer(), salt}, {saved.trailer(), salt, saved.data, saved.layout.gaps}, nullptr};
   const int64_t lists = listed_lines(args.spec, saved.layout), n = sampled_length(args);
   if (lists > 0) {
     auto* index = static_cast<int64_t*>(args.workspace);

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         from . import console, plot
 
         sketches = parse_sketches(args.sketches, args.keep)
-        digits, config = _data_and_config(args)
+        digits, config = data_and_config(args)
         args.out.mkdir(parents=True, exist_ok=True)
     except ModuleNotFoundError as error:
         args.parser.error(f"{error}; the demo's requirements: pip install 'rad_kernels[demo]'")
@@ -124,7 +124,12 @@ def choose_methods(sketches: list[Sketch], batch: int, digits: Digits) -> list[M
     return methods
 
 
-def _data_and_config(args: argparse.Namespace) -> tuple[Digits, dict[str, Any]]:
+def data_and_config(args: argparse.Namespace) -> tuple[Digits, dict[str, Any]]:
+    """The standardised digits, and what the JSON says about them and the runs.
+
+    Raises:
+        FileNotFoundError, ValueError: as the loaders; also for a batch larger than the training set.
+    """
     digits = load_digits_8x8() if args.data is None else load_mnist(args.data)
     images, height, width = digits.train_images.shape
     if args.batch > images:

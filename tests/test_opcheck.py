@@ -1,0 +1,77 @@
+"""torch.library.opcheck of every op: schema (aliasing, mutation), autograd registration, fake, and compilation
+with symbolic shapes. It cannot see which sample is used: test_compile.py does."""
+
+import pytest
+import torch
+from cases import COMBINATIONS, DTYPES, LAYOUTS
+from torch.library import opcheck
+
+from rad_kernels import Sketch
+from rad_kernels.sketch import SAMPLINGS
+
+OPS = torch.ops.rad_kernels
+KEY = torch.tensor([2**62 + 12345])
+every_combination = pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def randn(*shape, dtype=torch.float32):
+    return torch.randn(shape, dtype=torch.float64).to(dtype)
+
+
+def check(op, *args):
+    """All four checks, with inputs that need no gradient: that is how the layers call ops."""
+    report = opcheck(op, args)
+    assert set(report.values()) == {"SUCCESS"} and len(report) == 4
+
+
+@every_dtype
+@every_combination
+def test_linear_ops(combination, dtype):
+    sketch = Sketch(0.3, *combination)
+    weights, biases = [randn(m, 12, dtype=dtype) for m in (5, 1)], [randn(5, dtype=dtype), None]
+    x = randn(4, 10, 12, dtype=dtype)
+    check(OPS.linear.default, x, weights[0], biases[0], sketch.spec, 0, KEY)
+    check(OPS.linear.default, x[0], weights[1], None, sketch.spec, 2**32 - 1, KEY)
+    check(OPS.linear_shared.default, x, weights, biases, sketch.spec, 3, KEY)
+    check(OPS.pack.default, x, sketch.spec, 0, KEY)
+    saved = OPS.pack(x, sketch.spec, 0, KEY)
+    check(OPS.linear_wgrad.default, randn(4, 10, 5, dtype=dtype), saved, 12, sketch.spec)
+    check(OPS.unpack.default, saved, sketch.spec, 40, 12, dtype)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_x(layout, sampling):
+    x = LAYOUTS[layout](randn(12, 9))
+    check(OPS.linear.default, x, randn(5, 9), randn(5), Sketch(0.3, sampling).spec, 0, KEY)
+
+
+@every_combination
+def test_empty_matrices(combination):
+    spec = Sketch(0.3, *combination).spec
+    for rows, features, outputs in [(0, 8, 5), (4, 0, 5), (4, 8, 0)]:
+        check(
+            OPS.linear.default, torch.ones(rows, features), torch.ones(outputs, features), None, spec, 0, KEY
+        )
+        saved = OPS.pack(torch.ones(rows, features), spec, 0, KEY)
+        check(OPS.linear_wgrad.default, torch.ones(rows, outputs), saved, features, spec)
+
+
+@every_dtype
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (33,), (3, 11, 2)], ids=str)
+def test_relu_ops(shape, dtype):
+    x = randn(*shape, dtype=dtype)
+    check(OPS.relu.default, x)
+    check(OPS.relu_.default, x.clone())
+    y, mask = OPS.relu(x)
+    check(OPS.masked.default, randn(*shape, dtype=dtype), mask, list(y.stride()))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_relu_of_layouts(layout):
+    x = LAYOUTS[layout](randn(12, 9))
+    check(OPS.relu.default, x)
+    y, mask = OPS.relu(x)
+    check(OPS.masked.default, randn(*x.shape), mask, list(y.stride()))
+    check(OPS.masked.default, torch.ones(()).expand(x.shape), mask, list(y.stride()))

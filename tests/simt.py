@@ -187,9 +187,20 @@ ARGS = (
 
 Layout = struct(
     "SavedLayout",
-    **dict.fromkeys(
-        ["tiles", "lines", "width", "last_width", "item", "bits", "lo", "step", "index", "weight", "trailer", "nbytes"], c_int64
-    ),
+    tiles=c_int64,
+    lines=c_int64,
+    width=c_int64,
+    last_width=c_int64,
+    item=c_int64,
+    bits=c_int64,
+    lo=c_int64,
+    step=c_int64,
+    index=c_int64,
+    weight=c_int64,
+    trailer=c_int64,
+    nbytes=c_int64,
+    gap_begin=c_int64 * 5,
+    gap_end=c_int64 * 5,
 )
 
 
@@ -250,6 +261,7 @@ def trailer_of(key: int, salt: int = 0) -> np.ndarray:
 
 def layout_of(spec, dtype: str, rows: int, features: int) -> Structure:
     layout = Layout()
+    assert ctypes.sizeof(layout) == library().simt_sizeof(len(ARGS))
     library().simt_saved_layout(
         ctypes.byref(SketchSpec(*spec)),
         DTYPES[dtype],

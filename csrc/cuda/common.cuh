@@ -142,7 +142,7 @@ struct KeySource {
 };
 
 // Makes the trailer complete but for its key, which is there already, and zeroes the gaps between planes: the
-// first thread of the grid does.
+// first block of the grid does.
 struct TrailerWriter {
   Trailer* trailer;
   int64_t salt;           // negative: nothing is written
@@ -150,13 +150,17 @@ struct TrailerWriter {
   Gaps gaps = {};
 
   RAD_DEVICE void write() const {
-    if (salt < 0 || (blockIdx.x | blockIdx.y | blockIdx.z | threadIdx.x | threadIdx.y) != 0) return;
+    if (salt < 0 || (blockIdx.x | blockIdx.y | blockIdx.z) != 0) return;
+    const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
+    static_assert(kPlaneAlign <= kThreads);
+#pragma unroll
+    for (int plane = 0; plane < Gaps::kCount; ++plane) {
+      if (gaps.begin[plane] + thread < gaps.end[plane]) saved[gaps.begin[plane] + thread] = 0;
+    }
+    if (thread > 0) return;
     trailer->salt = static_cast<uint64_t>(salt);
     trailer->version = kFormatVersion;
     for (uint64_t& word : trailer->reserved) word = 0;
-    for (int plane = 0; plane < Gaps::kCount; ++plane) {
-      for (int64_t at = gaps.begin[plane]; at < gaps.end[plane]; ++at) saved[at] = 0;
-    }
   }
 };
 

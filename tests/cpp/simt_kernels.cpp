@@ -72,7 +72,8 @@ int64_t simt_sizeof(int which) {
       sizeof(rad::SampleArgs), sizeof(rad::NormSampleArgs), sizeof(rad::PackArgs),
       sizeof(rad::UnpackArgs), sizeof(rad::DecodeArgs),     sizeof(rad::SignsArgs),
       sizeof(rad::GatherArgs), sizeof(rad::ScatterArgs),    sizeof(rad::LinearWgradArgs),
-      sizeof(rad::ReluArgs),   sizeof(rad::MaskedArgs),     sizeof(rad::DropoutArgs)};
+      sizeof(rad::ReluArgs),   sizeof(rad::MaskedArgs),     sizeof(rad::DropoutArgs),
+      sizeof(rad::SavedLayout)};
   return kSizes[which];
 }
 

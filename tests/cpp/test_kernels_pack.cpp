@@ -109,6 +109,9 @@ void check_pack(const SketchSpec& spec, DType dtype, Form form, int64_t rows, in
   std::memcpy(&trailer, saved.data() + layout.trailer, sizeof trailer);
   EXPECT(trailer.key == kKey && trailer.salt == kSalt && trailer.version == kFormatVersion, what);
   for (const uint64_t word : trailer.reserved) EXPECT(word == 0, what);
+  for (int plane = 0; plane < Gaps::kCount; ++plane)
+    for (int64_t at = layout.gaps.begin[plane]; at < layout.gaps.end[plane]; ++at)
+      EXPECT(saved[static_cast<size_t>(at)] == 0, what, " byte ", at, " of the padding");
   check_definition(spec, dtype, x, features, saved, what);
 }
 

@@ -79,10 +79,10 @@ def test_garbage_collection_is_off_while_timing_and_restored():
 
 
 def test_ratios_pair_times_of_one_round():
-    # The machine is ten times slower in the second half: medians alone would say 1.5 / 1 or 15 / 10.
-    timing = summarise({"torch": [1, 1, 10, 10, 10], "mine": [2, 2, 5, 5, 5]})["mine"]
-    assert timing.ratio == 0.5 and timing.ratio_minimum == 2
-    assert (timing.median, timing.minimum, timing.rounds) == (5, 2, 5)
+    # Two rounds hit the baseline alone: the medians are equal, but mine takes twice as long.
+    timing = summarise({"torch": [1, 2, 30, 4, 50], "mine": [2, 4, 3, 8, 5]})["mine"]
+    assert timing.ratio == 2 and timing.ratio_minimum == 2
+    assert (timing.median, timing.minimum, timing.rounds) == (4, 2, 5)
 
 
 def test_quantile_interpolates():
@@ -180,34 +180,41 @@ def test_retained_bytes_of_the_providers():
 
 
 def test_gradients_are_dropped_before_each_step():
-    subjects = suites.layer_subjects(linear_providers(SKETCHES, 0.25), TINY, SETTING)
-    for subject in subjects.values():
-        subject.step.run()
-        subject.step.prepare()
-        peak = step_peak(subject.step.run)
-        assert peak >= 4 * (24 * 16 + 16 * 8 + 8)  # dx, dW and db are made anew, none is added to
+    layer, x = torch.nn.Linear(16, 8), torch.randn(24, 16, requires_grad=True)
+    subject = suites.training(layer, x, torch.randn(24, 8), list(layer.parameters()), None)
+    subject.step.run()
+    assert layer.weight.grad is not None and layer.bias.grad is not None and x.grad is not None
+    subject.step.prepare()
+    assert layer.weight.grad is None and layer.bias.grad is None and x.grad is None
 
 
-@pytest.mark.parametrize("name", ["index_select 0.25", "checkpoint"])
-def test_other_providers_compute_the_same_gradients(name):
-    provider = next(p for p in linear_providers((), 0.25) if p.name == name)
+@pytest.mark.parametrize("name", ["index_select 0.2", "checkpoint"])
+def test_other_providers_compute_torchs_y_dx_and_db(name):
+    provider = next(p for p in linear_providers((), 0.2) if p.name == name)
     layer, x = provider.make(TINY).double(), torch.randn(24, 16, dtype=torch.float64, requires_grad=True)
-    dy = torch.randn(24, 8, dtype=torch.float64)
-    exact = torch.autograd.grad(
-        torch.nn.functional.linear(x, layer.weight, layer.bias), (x, layer.weight, layer.bias), dy
-    )
-    total, draws = torch.zeros(8, 16, dtype=torch.float64), 500
-    for _ in range(draws):
-        x.grad = layer.weight.grad = layer.bias.grad = None
-        layer(x).backward(dy)
-        total += layer.weight.grad
-    torch.testing.assert_close(x.grad, exact[0])
-    torch.testing.assert_close(layer.bias.grad, exact[2])
-    assert relative_distance(total / draws, exact[1]) < 5 * (3 * 24 / draws) ** 0.5  # V <= (s-1) N ||D||^2
+    inputs, dy = (x, layer.bias, layer.weight), torch.randn(24, 8, dtype=torch.float64)
+    y, expected = layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias)
+    assert torch.equal(y, expected)
+    y.backward(dy)
+    for tensor, wanted in zip(inputs, torch.autograd.grad(expected, inputs, dy), strict=True):
+        if tensor is not layer.weight or name == "checkpoint":
+            torch.testing.assert_close(tensor.grad, wanted)
 
 
-def relative_distance(a, b):
-    return float((a - b).norm() / b.norm())
+def test_composition_draws_one_row_of_each_stratum():
+    """With dy = identity, dW holds every row times its multiplier: 24 rows, strata 5 5 5 5 4."""
+    provider = next(p for p in linear_providers((), 0.2) if p.name == "index_select 0.2")
+    layer, x = provider.make(LinearCase(24, 16, 24)).double(), torch.randn(24, 16, dtype=torch.float64)
+    seen = torch.zeros(24, dtype=torch.float64)
+    for _ in range(300):
+        layer.zero_grad()
+        layer(x).backward(torch.eye(24, dtype=torch.float64))
+        multipliers = (layer.weight.grad / x).mean(1)
+        torch.testing.assert_close(layer.weight.grad, multipliers[:, None] * x)
+        strata = [part[part != 0] for part in multipliers.split([5, 5, 5, 5, 4])]
+        torch.testing.assert_close(torch.cat(strata), torch.tensor([5.0, 5, 5, 5, 4], dtype=torch.float64))
+        seen += multipliers
+    assert seen.min() > 0.4 * 300 and seen.max() < 1.8 * 300
 
 
 # the authors' layer

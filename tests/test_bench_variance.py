@@ -65,6 +65,29 @@ def test_formula_against_samples(sketch):
     assert row.error < 0.1 * row.formula  # so that a wrong line shows
 
 
+@pytest.mark.parametrize("n, k", [(21, 5), (20, 5), (7, 7), (9, 1)])
+def test_moments_of_the_multipliers(n, k):
+    for draw in ("stratified", "with_replacement", "without_replacement"):
+        spread = variance.covariance(n, k, draw)
+        torch.testing.assert_close(spread.sum(1), torch.zeros(n).double())  # the weights always sum to n
+    assert torch.allclose(
+        variance.covariance(n, k, "without_replacement").diagonal(), torch.tensor((n - k) / k).double()
+    )
+
+
+def test_norm_probability_is_that_of_the_weights():
+    """One draw of 21: the row that is drawn has the weight 1 / p."""
+    x, sketch = activation().x, Sketch(1 / 21, "rows", "norm")
+    expected, drawn = 1 / variance.norm_probability(x.norm(dim=1)), set()
+    for key in range(60):
+        saved = ops.pack(x, sketch.spec, torch.tensor([key]))
+        multipliers = (ops.unpack(saved, 21, 150, x.dtype, sketch.spec) / x).mean(1)
+        row = int(multipliers.nonzero())
+        assert float(multipliers[row]) == pytest.approx(float(expected[row]), rel=1e-6)
+        drawn.add(row)
+    assert len(drawn) > 5
+
+
 def test_dithered_feature_samples_have_no_closed_form():
     a = activation()
     for sampling in ("same", "different"):

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         if args.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device cuda: torch sees no CUDA device")
     except ModuleNotFoundError as error:
-        args.parser.error(f"{error}; the benchmarks' requirements: pip install 'rad_kernels[demo]'")
+        args.parser.error(f"{error}; the benchmarks' requirements: pip install 'rad_kernels[bench]'")
     except (ValueError, TypeError, OSError) as error:
         args.parser.error(str(error))
     # The profiler behind the peaks logs to stderr unless told otherwise before its first use.

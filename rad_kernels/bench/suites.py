@@ -80,11 +80,11 @@ def layer_subjects(providers: Sequence[Provider], case: LinearCase, setting: Set
             continue
         layer = provider.make(case).to(setting.device, setting.dtype)
         work = provider.work(case, setting.dtype) if provider.work else None
-        subjects[provider.name] = _training(layer, x, dy, list(layer.parameters()), work)
+        subjects[provider.name] = training(layer, x, dy, list(layer.parameters()), work)
     return subjects
 
 
-def _training(
+def training(
     layer: Callable[[Tensor], Tensor], x: Tensor, dy: Tensor, parameters: Sequence[Tensor], work: Work | None
 ) -> Subject:
     def forget() -> None:
@@ -148,7 +148,7 @@ def elementwise(setting: Setting, cases: Sequence[MatrixCase] | None = None) -> 
         dy = setting.randn(case.rows, case.features)
         for name, providers in layers.items():
             subjects = {
-                provider: _training(layer, x, dy, (), limits.elementwise(case, setting.dtype, kept))
+                provider: training(layer, x, dy, (), limits.elementwise(case, setting.dtype, kept))
                 for provider, (layer, kept) in providers.items()
             }
             yield Trial("elementwise", f"{name} {case}", subjects)

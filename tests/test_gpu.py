@@ -117,8 +117,8 @@ def dense_estimate(x, sketch, key):
 
 
 def within_roundings(dw, dy, estimate, magnitude, terms, copies):
-    """max |dw - dy^T estimate| over its bound: roundings of factors into the dtype (decoded value, its weight,
-    the sum of its copies, the intermediate product of ``project``), and sums of terms with three each."""
+    """max |dw - dy^T estimate| over its bound: roundings of factors into the dtype (decoded value, weight, sum
+    of its copies, the intermediate product of ``project``), and sums of ``terms`` with three each."""
     accumulator = ROUNDING[torch.float64 if dw.dtype == torch.float64 else torch.float32]
     relative = (4 + copies) * ROUNDING[dw.dtype] + 2 * (terms + 6) * accumulator
     smallest = torch.finfo(dw.dtype).smallest_normal * torch.finfo(dw.dtype).eps
@@ -139,11 +139,13 @@ def test_dw_within_the_rounding_bound(kind, dtype):
             if sketch.bits is None and (sketch.sampling, sketch.draw) in PLAIN:
                 error = error_over_bound(dw, dy.double(), estimate)
             else:
-                copies = 1 if sketch.draw == "stratified" else sketch.kept(max(case.rows, case.features))
-                error = within_roundings(dw, dy.double(), estimate, magnitude, terms, min(copies, 8))
+                copies = 1 if sketch.draw == "stratified" else MOST_COPIES
+                error = within_roundings(dw, dy.double(), estimate, magnitude, terms, copies)
             assert error <= 1, (case, sketch)
 
 
+# How often one index is drawn at most, with these keys and shapes.
+MOST_COPIES = 8
 # One rounding of each product and none of what enters it: the sharper bound holds.
 PLAIN = [("rows", "stratified"), ("same", "stratified"), ("different", "stratified")]
 

@@ -86,6 +86,19 @@ TEST(dropout_of_special_values_and_ends) {
   }
 }
 
+// An element whose word is the threshold stays.
+TEST(dropout_at_the_threshold) {
+  const ReferenceSampler sampler{{1, 1, Sampling::kRows, Draw::kStratified, 0}, kKey, kSalt, 1};
+  const uint32_t word = sampler.call(6, 0, 0)[2];
+  for (const uint32_t above : {0u, 1u}) {
+    Device<Trailer> trailer(std::vector<Trailer>{{kKey, 0, 0, {}}});
+    Device<float> x(std::vector<float>{1, 1, 1}), y(3);
+    EXPECT(cuda::dropout(
+               {{}, DType::kF32, trailer.data(), kSalt, word + above, 2.f, x.data(), y.data(), 3}) == 0);
+    EXPECT(y.get()[2] == (above ? 0.f : 2.f));
+  }
+}
+
 // Nothing to drop: forward still completes the trailer.
 TEST(dropout_of_nothing) { check_dropout(DType::kF32, 0, kSalt); }
 

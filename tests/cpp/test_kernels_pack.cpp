@@ -176,6 +176,10 @@ TEST(codes_tails) {
          {1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 72, 127, 128, 129})
       check_pack({1, 1, Sampling::kRows, Draw::kStratified, bits}, DType::kBF16, Form::kContiguous, 3,
                  features);
+  // Rows that start at whole vectors and end within an octet.
+  for (const int64_t features : {4, 12, 132})
+    for (const Sampling sampling : {Sampling::kRows, Sampling::kTileRows})
+      check_pack({1, 1, sampling, Draw::kStratified, 4}, DType::kF32, Form::kContiguous, 3, features);
 }
 
 TEST(codes_larger) {

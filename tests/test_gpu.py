@@ -92,7 +92,7 @@ def packed_values(saved, rows, features, dtype):
 
 
 def dense_estimate(x, sketch, key):
-    """(float64 matrix that dW is a product with, bound of what its entries are sums of, terms of a sum)."""
+    """(float64 matrix that dW is a product with, bound of the sums in its entries, terms of a sum)."""
     rows, features = x.shape
     if sketch.sampling == "project":
         eye = torch.eye(features, dtype=x.dtype)

@@ -1,34 +1,66 @@
+#include <cstring>
+
 #include "core/dtype.h"
+#include "cpu/lanes.h"
 #include "cpu/parallel.h"
 
 namespace rad::cpu {
 namespace {
 
+constexpr int kBits = 32;  // of a mask word
+
+// Bit i of the result is byte i (0 or 1): each byte's product with one power of two lands in the top byte.
+inline __attribute__((always_inline)) uint32_t bits_of(const uint8_t* flags) {
+  uint64_t bytes;
+  std::memcpy(&bytes, flags, 8);
+  return static_cast<uint32_t>(bytes * 0x0102040810204080u >> 56);
+}
+
+// Signs of 16-bit numbers are read off their bits, which vectorises where a conversion does not. NaN is
+// neither.
+RAD_HD bool negative(float v) { return v < 0; }
+RAD_HD bool negative(double v) { return v < 0; }
+RAD_HD bool negative(BFloat16 v) { return v.bits > 0x8000u && v.bits <= 0xFF80u; }
+RAD_HD bool negative(Half v) { return v.bits > 0x8000u && v.bits <= 0xFC00u; }
+RAD_HD bool zero(float v) { return v == 0; }
+RAD_HD bool zero(double v) { return v == 0; }
+RAD_HD bool zero(BFloat16 v) { return (v.bits & 0x7FFFu) == 0; }
+RAD_HD bool zero(Half v) { return (v.bits & 0x7FFFu) == 0; }
+
+// One word's elements, and the word; the fixed count lets the loops vectorise.
 template <class T>
-void relu_words(const ReluArgs& args, int64_t first, int64_t last) {
-  const auto* x = static_cast<const T*>(args.x);
-  auto* y = static_cast<T*>(args.y);
-  for (int64_t w = first; w < last; ++w) {
-    const int64_t base = w * 32, count = std::min<int64_t>(32, args.n - base);
-    uint32_t word = 0;
-    for (int64_t b = 0; b < count; ++b) {
-      const T value = x[base + b];
-      y[base + b] = widen(value) < 0 ? T{} : value;
-      word |= static_cast<uint32_t>(!(widen(value) <= 0)) << b;
-    }
-    args.mask[w] = word;
+inline __attribute__((always_inline)) uint32_t relu_word(const T* x, T* y) {
+  uint8_t flags[kBits];
+  for (int b = 0; b < kBits; ++b) {
+    const T value = x[b];
+    const bool below = negative(value);
+    y[b] = below ? T{} : value;
+    flags[b] = !(below | zero(value));
   }
+  return bits_of(flags) | bits_of(flags + 8) << 8 | bits_of(flags + 16) << 16 | bits_of(flags + 24) << 24;
 }
 
 template <class T>
-void masked_words(const MaskedArgs& args, int64_t first, int64_t last) {
-  const auto* dy = static_cast<const T*>(args.dy);
-  auto* dx = static_cast<T*>(args.dx);
-  for (int64_t w = first; w < last; ++w) {
-    const int64_t base = w * 32, count = std::min<int64_t>(32, args.n - base);
-    for (int64_t b = 0; b < count; ++b) dx[base + b] = args.mask[w] >> b & 1u ? dy[base + b] : T{};
-  }
+inline __attribute__((always_inline)) void masked_word(uint32_t word, const T* dy, T* dx) {
+  for (int b = 0; b < kBits; ++b) dx[b] = word >> b & 1u ? dy[b] : T{};
 }
+
+// Function multiversioning takes no templates, so one overload a type.
+#define RAD_MASK_LOOPS(T)                                                                  \
+  RAD_VECTOR_CLONES void relu_words(const T* x, T* y, uint32_t* mask, int64_t words) {     \
+    for (int64_t w = 0; w < words; ++w) mask[w] = relu_word(x + w * kBits, y + w * kBits); \
+  }
+#define RAD_MASKED_LOOPS(T)                                                                      \
+  RAD_VECTOR_CLONES void masked_words(const uint32_t* mask, const T* dy, T* dx, int64_t words) { \
+    for (int64_t w = 0; w < words; ++w) masked_word(mask[w], dy + w * kBits, dx + w * kBits);    \
+  }
+RAD_MASK_LOOPS(float)
+RAD_MASK_LOOPS(double)
+RAD_MASK_LOOPS(BFloat16)
+RAD_MASK_LOOPS(Half)
+RAD_MASKED_LOOPS(uint16_t)
+RAD_MASKED_LOOPS(uint32_t)
+RAD_MASKED_LOOPS(uint64_t)
 
 constexpr int64_t kWordGrain = 1 << 10;
 
@@ -36,18 +68,34 @@ constexpr int64_t kWordGrain = 1 << 10;
 
 int relu(const ReluArgs& args) {
   return visit_dtype(args.dtype, [&](auto tag) {
-    parallel_for(args.exec, (args.n + 31) / 32, kWordGrain, [&](int64_t begin, int64_t end) {
-      relu_words<typename decltype(tag)::type>(args, begin, end);
+    using T = typename decltype(tag)::type;
+    const auto* x = static_cast<const T*>(args.x);
+    auto* y = static_cast<T*>(args.y);
+    const int64_t whole = args.n / kBits, rest = args.n % kBits;
+    parallel_for(args.exec, whole, kWordGrain, [&](int64_t begin, int64_t end) {
+      relu_words(x + begin * kBits, y + begin * kBits, args.mask + begin, end - begin);
     });
+    if (rest) {
+      T tail_x[kBits] = {}, tail_y[kBits];  // zeros set no bits
+      std::memcpy(static_cast<void*>(tail_x), x + whole * kBits, rest * sizeof(T));
+      args.mask[whole] = relu_word(tail_x, tail_y);
+      std::memcpy(static_cast<void*>(y + whole * kBits), tail_y, rest * sizeof(T));
+    }
     return 0;
   });
 }
 
 int masked(const MaskedArgs& args) {
   return visit_item(args.dtype, [&](auto tag) {
-    parallel_for(args.exec, (args.n + 31) / 32, kWordGrain, [&](int64_t begin, int64_t end) {
-      masked_words<typename decltype(tag)::type>(args, begin, end);
+    using T = typename decltype(tag)::type;
+    const auto* dy = static_cast<const T*>(args.dy);
+    auto* dx = static_cast<T*>(args.dx);
+    const int64_t whole = args.n / kBits;
+    parallel_for(args.exec, whole, kWordGrain, [&](int64_t begin, int64_t end) {
+      masked_words(args.mask + begin, dy + begin * kBits, dx + begin * kBits, end - begin);
     });
+    for (int64_t i = whole * kBits; i < args.n; ++i)
+      dx[i] = args.mask[whole] >> (i % kBits) & 1u ? dy[i] : T{};
     return 0;
   });
 }

@@ -16,26 +16,34 @@ inline __attribute__((always_inline)) uint32_t bits_of(const uint8_t* flags) {
   return static_cast<uint32_t>(bytes * 0x0102040810204080u >> 56);
 }
 
-// Signs of 16-bit numbers are read off their bits, which vectorises where a conversion does not. NaN is
-// neither.
-RAD_HD bool negative(float v) { return v < 0; }
-RAD_HD bool negative(double v) { return v < 0; }
-RAD_HD bool negative(BFloat16 v) { return v.bits > 0x8000u && v.bits <= 0xFF80u; }
-RAD_HD bool negative(Half v) { return v.bits > 0x8000u && v.bits <= 0xFC00u; }
-RAD_HD bool zero(float v) { return v == 0; }
-RAD_HD bool zero(double v) { return v == 0; }
-RAD_HD bool zero(BFloat16 v) { return (v.bits & 0x7FFFu) == 0; }
-RAD_HD bool zero(Half v) { return (v.bits & 0x7FFFu) == 0; }
+// How a type's elements are looked at. The signs of 16-bit numbers are read off their bits, which vectorises
+// where a conversion does not. NaN is neither negative nor zero.
+template <class T>
+struct Element {
+  using Item = T;
+  RAD_HD static bool negative(T v) { return v < 0; }
+  RAD_HD static bool zero(T v) { return v == 0; }
+};
+template <int kMinusInfinity>
+struct Element16 {
+  using Item = uint16_t;
+  RAD_HD static bool negative(uint16_t v) { return v > 0x8000 && v <= kMinusInfinity; }
+  RAD_HD static bool zero(uint16_t v) { return (v & 0x7FFF) == 0; }
+};
+template <>
+struct Element<BFloat16> : Element16<0xFF80> {};
+template <>
+struct Element<Half> : Element16<0xFC00> {};
 
 // One word's elements, and the word; the fixed count lets the loops vectorise.
-template <class T>
-inline __attribute__((always_inline)) uint32_t relu_word(const T* x, T* y) {
+template <class E>
+inline __attribute__((always_inline)) uint32_t relu_word(const typename E::Item* x, typename E::Item* y) {
   uint8_t flags[kBits];
   for (int b = 0; b < kBits; ++b) {
-    const T value = x[b];
-    const bool below = negative(value);
-    y[b] = below ? T{} : value;
-    flags[b] = !(below | zero(value));
+    const auto value = x[b];
+    const bool below = E::negative(value);
+    y[b] = below ? 0 : value;
+    flags[b] = !(below | E::zero(value));
   }
   return bits_of(flags) | bits_of(flags + 8) << 8 | bits_of(flags + 16) << 16 | bits_of(flags + 24) << 24;
 }
@@ -46,9 +54,10 @@ inline __attribute__((always_inline)) void masked_word(uint32_t word, const T* d
 }
 
 // Function multiversioning takes no templates, so one overload a type.
-#define RAD_MASK_LOOPS(T)                                                                  \
-  RAD_VECTOR_CLONES void relu_words(const T* x, T* y, uint32_t* mask, int64_t words) {     \
-    for (int64_t w = 0; w < words; ++w) mask[w] = relu_word(x + w * kBits, y + w * kBits); \
+#define RAD_MASK_LOOPS(T)                                                                              \
+  RAD_VECTOR_CLONES void relu_words(Element<T>, const Element<T>::Item* x, Element<T>::Item* y,        \
+                                    uint32_t* mask, int64_t words) {                                   \
+    for (int64_t w = 0; w < words; ++w) mask[w] = relu_word<Element<T>>(x + w * kBits, y + w * kBits); \
   }
 #define RAD_MASKED_LOOPS(T)                                                                      \
   RAD_VECTOR_CLONES void masked_words(const uint32_t* mask, const T* dy, T* dx, int64_t words) { \
@@ -68,17 +77,18 @@ constexpr int64_t kWordGrain = 1 << 10;
 
 int relu(const ReluArgs& args) {
   return visit_dtype(args.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
+    using E = Element<typename decltype(tag)::type>;
+    using T = typename E::Item;
     const auto* x = static_cast<const T*>(args.x);
     auto* y = static_cast<T*>(args.y);
     const int64_t whole = args.n / kBits, rest = args.n % kBits;
     parallel_for(args.exec, whole, kWordGrain, [&](int64_t begin, int64_t end) {
-      relu_words(x + begin * kBits, y + begin * kBits, args.mask + begin, end - begin);
+      relu_words(E{}, x + begin * kBits, y + begin * kBits, args.mask + begin, end - begin);
     });
     if (rest) {
       T tail_x[kBits] = {}, tail_y[kBits];  // zeros set no bits
       std::memcpy(static_cast<void*>(tail_x), x + whole * kBits, rest * sizeof(T));
-      args.mask[whole] = relu_word(tail_x, tail_y);
+      args.mask[whole] = relu_word<E>(tail_x, tail_y);
       std::memcpy(static_cast<void*>(y + whole * kBits), tail_y, rest * sizeof(T));
     }
     return 0;

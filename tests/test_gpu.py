@@ -67,16 +67,15 @@ def sketches_for(kind, case, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", WITH_BITS, ids=str)
 def test_packs_are_those_of_the_cpu(kind, dtype):
-    """Sample, values and codes: the CPU decodes both buffers to the same bits, and so does the GPU."""
+    """Sample, values and codes: the buffers are equal byte by byte, and decoded to the same bits."""
     compared = 0
     for case in (*LINEARS, LinearCase(130, 300, 8)):
         for sketch in sketches_for(kind, case, dtype):
             x, key, shape = activation(case, sketch, dtype), key_of(compared + 1), (case.rows, case.features)
             on_cpu = ops.pack(x, sketch.spec, key)
             on_gpu = ops.pack(x.to(DEVICE), sketch.spec, key.to(DEVICE))
-            assert torch.equal(on_gpu[-64:].cpu(), on_cpu[-64:]), "trailers differ"
+            assert torch.equal(on_gpu.cpu(), on_cpu), (case, sketch)
             expected = ops.unpack(on_cpu, *shape, dtype, sketch.spec)
-            assert same_bits(ops.unpack(on_gpu.cpu(), *shape, dtype, sketch.spec), expected), (case, sketch)
             decoded = ops.unpack(on_gpu, *shape, dtype, sketch.spec).cpu()
             if sketch.sampling == "project":
                 torch.testing.assert_close(decoded, expected)  # a product, summed in another order
@@ -117,8 +116,8 @@ def dense_estimate(x, sketch, key):
 
 
 def within_roundings(dw, dy, estimate, magnitude, terms, copies):
-    """max |dw - dy^T estimate| over its bound: roundings of factors into the dtype (decoded value, weight, sum
-    of its copies, the intermediate product of ``project``), and sums of ``terms`` with three each."""
+    """max |dw - dy^T estimate| over its bound: roundings of factors into the dtype (decoded value, weight,
+    sum of copies, the intermediate product of ``project``), and sums of ``terms`` with three each."""
     accumulator = ROUNDING[torch.float64 if dw.dtype == torch.float64 else torch.float32]
     relative = (4 + copies) * ROUNDING[dw.dtype] + 2 * (terms + 6) * accumulator
     smallest = torch.finfo(dw.dtype).smallest_normal * torch.finfo(dw.dtype).eps
@@ -349,5 +348,5 @@ def test_a_training_step_of_the_layers():
         loss = torch.nn.functional.cross_entropy(network(x), labels)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])

@@ -105,8 +105,8 @@ def stages(out: Path, python: str = sys.executable, cores: int | None = None) ->
 
 
 def sanitizer(tool: str) -> tuple[str, ...]:
-    """Our kernels only, which have "rad" in their mangled names; initcheck has to see who else writes."""
-    only_ours = () if tool == "initcheck" else ("--kernel-regex", "kns=rad")
+    """Our kernels only, whose mangled names hold "3rad"; initcheck has to see who else writes."""
+    only_ours = () if tool == "initcheck" else ("--kernel-regex", "kns=3rad")
     return ("compute-sanitizer", f"--tool={tool}", "--error-exitcode=9", *only_ours)
 
 

@@ -25,7 +25,8 @@ bool is_dense(const Tensor& tensor) {
   return true;
 }
 
-Tensor empty_strided_like(const Tensor& tensor, const std::vector<int64_t>& stride) {
+// A new tensor of that shape with these strides, which must leave no gaps: elements are numbered in memory.
+Tensor dense_like(const Tensor& tensor, const std::vector<int64_t>& stride) {
   using torch::stable::detail::from;
   std::vector<int64_t> sizes;
   for (int64_t d = 0; d < tensor.dim(); ++d) sizes.push_back(tensor.size(d));
@@ -34,7 +35,9 @@ Tensor empty_strided_like(const Tensor& tensor, const std::vector<int64_t>& stri
                                     from(std::nullopt)};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+  const Tensor made = torch::stable::detail::to<Tensor>(stack[0]);
+  RAD_CHECK(is_dense(made) || made.numel() == 0, "stride must be that of a dense tensor of dy's shape");
+  return made;
 }
 
 int64_t words_for(int64_t n) { return (n + 31) / 32; }
@@ -80,7 +83,7 @@ Tensor relu_(Tensor x) {
 Tensor masked(const Tensor& dy, const Tensor& mask, std::vector<int64_t> stride) {
   RAD_CHECK(mask.scalar_type() == ScalarType::Int && mask.numel() == words_for(dy.numel()), "mask must hold ",
             words_for(dy.numel()), " int32 words for ", dy.numel(), " elements, got ", mask.numel());
-  Tensor dx = empty_strided_like(dy, stride);
+  Tensor dx = dense_like(dy, stride);
   if (dy.numel() == 0) return dx;
   const bool aligned = same_layout(dy, dx);
   if (!aligned) torch::stable::copy_(dx, dy);
@@ -125,7 +128,7 @@ Tensor dropout_backward(const Tensor& dy, const Tensor& saved, int64_t threshold
                         std::vector<int64_t> stride) {
   RAD_CHECK(saved.scalar_type() == ScalarType::Byte && saved.numel() == kTrailerBytes, "saved must be ",
             kTrailerBytes, " bytes, got ", saved.numel(), " elements");
-  Tensor dx = empty_strided_like(dy, stride);
+  Tensor dx = dense_like(dy, stride);
   const bool aligned = same_layout(dy, dx);
   if (!aligned) torch::stable::copy_(dx, dy);
   run_dropout(aligned ? dy : dx, dx, saved, threshold, -1);

@@ -12,9 +12,10 @@ namespace {
 
 // scale * x R for the signs R of the buffer's key.
 Tensor projected(const Tensor& x, const Saved& saved) {
-  const int64_t features = saved.features(), k = saved.layout().width, item = item_size(saved.dtype());
-  Tensor matrix = torch::stable::reshape(x, {-1, features});
-  Tensor out = empty_like_device(x, {matrix.size(0), k}, scalar_type_of(saved.dtype()));
+  const int64_t rows = saved.layout().lines, features = saved.features(), k = saved.layout().width,
+                item = item_size(saved.dtype());
+  Tensor matrix = torch::stable::reshape(x, {rows, features});
+  Tensor out = empty_like_device(x, {rows, k}, scalar_type_of(saved.dtype()));
   // 16-bit sums are rounded once only if one product makes them.
   const int64_t block = x.is_cuda() || item == 2 ? features : block_of(kBlockBytes, k * item);
   for (int64_t begin = 0; begin < features; begin += block) {

@@ -9,19 +9,30 @@ import torch
 from torch import Tensor
 
 from rad_kernels import Sketch
-from rad_kernels.sketch import DTYPE_NAMES, VALID_DRAWS
+from rad_kernels.sketch import BITS, DTYPE_NAMES, VALID_DRAWS, WITHOUT_BITS
 
 DTYPES = tuple(DTYPE_NAMES)
+EVERY_BITS = (None, *BITS)
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 # Every valid (sampling, draw). What is added to the package's table is tested from then on.
 COMBINATIONS = [(sampling, draw) for sampling, draws in VALID_DRAWS.items() for draw in draws]
+# Estimates that are entry times factor; and those whose factors follow from the key alone.
+ENTRYWISE = [names for names in COMBINATIONS if names[0] != "project"]
+BY_KEY = [names for names in ENTRYWISE if names[1] != "norm"]
 
 KEEPS = (1e-6, 0.07, 0.1, 1 / 3, 0.5, 0.97, 1.0)
 
 
-def sketches(keeps=KEEPS) -> list[Sketch]:
-    return [Sketch(keep, *combination) for combination in COMBINATIONS for keep in keeps]
+def sketches(keeps=KEEPS, bits=(None,), combinations=COMBINATIONS) -> list[Sketch]:
+    """Every one of these that is valid."""
+    return [
+        Sketch(keep, *names, width)
+        for names in combinations
+        for keep in keeps
+        for width in bits
+        if not width or names[0] not in WITHOUT_BITS
+    ]
 
 
 # Lengths of an axis: nothing, one, every remainder of small vectors, around strips, blocks and tiles.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import torch
+from cases import BY_KEY
 from torch import Tensor
 
-from rad_kernels import Sketch, nn, ops
+from rad_kernels import Sketch, nn, ops, reference
 
 AS_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -67,6 +68,8 @@ def multipliers(sketch: Sketch, key: Tensor, rows: int, features: int) -> Tensor
 def sampled(x: Tensor, sketch: Sketch, key: Tensor) -> Tensor:
     """The estimate of x [..., features] as a float64 matrix, without rounding for weights below 2^20."""
     matrix = x.detach().reshape(-1, x.shape[-1]).double()
+    if (sketch.sampling, sketch.draw) not in BY_KEY:
+        return ops.unpack(ops.pack(matrix, sketch.spec, key), *matrix.shape, torch.float64, sketch.spec)
     factor = multipliers(sketch, key, *matrix.shape)
     return torch.where(factor == 0, 0.0, factor * matrix)
 
@@ -133,11 +136,14 @@ def revealed_sample(dw: Tensor, sketch: Sketch, scale: float = 1.0) -> Tensor:
         AssertionError: the values and the indices that dW was made of do not belong to one sample.
     """
     n, k = CODED_ROWS, sketch.kept(CODED_ROWS)
-    counts = dw.detach().double() / (CODES.double() * scale) * k / n
-    if sketch.draw == "with_replacement":
+    weight = torch.tensor(n / k)
+    if sketch.draw == "norm":
+        weight = torch.from_numpy(reference.norm_weight(reference.fixed_norms(CODES), k))[:, None]
+    counts = dw.detach().double() / (CODES.double() * scale) / weight
+    if sketch.draw in ("with_replacement", "norm"):
         assert torch.allclose(counts, counts.round(), rtol=0, atol=1e-5), "values under wrong indices"
         counts = counts.round()
-    if sketch.sampling == "rows":
+    if sketch.sampling in ("rows", "tile_rows"):  # CODES are one tile
         assert (counts == counts[:, :1]).all(), "rows are not whole"
         lines = counts[:, 0][None]
     elif sketch.sampling == "same":
@@ -151,4 +157,6 @@ def revealed_sample(dw: Tensor, sketch: Sketch, scale: float = 1.0) -> Tensor:
         assert (strata.sum(-1) == 1).all(), "not one per stratum"
     else:
         assert (lines.sum(-1) == k).all(), "not k draws"
+    if sketch.draw == "without_replacement":
+        assert (lines <= 1).all(), "drawn twice"
     return counts

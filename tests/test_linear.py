@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import COMBINATIONS, DTYPES, LAYOUTS, LINEARS
+from cases import COMBINATIONS, DTYPES, ENTRYWISE, LAYOUTS, LINEARS
 from checks import error_over_bound, multipliers, next_key, rng_untouched, same_bits, same_strides, sampled
 
 from rad_kernels import Sketch, functional, nn, ops
@@ -67,7 +67,7 @@ def copies(sketch, key, rows, features):
 
 @ONE_ROW_IS_EXACT
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+@pytest.mark.parametrize("combination", ENTRYWISE, ids="-".join)
 def test_dw_is_the_product_with_the_sampled_matrix(combination, dtype):
     for case in LINEARS:
         for keep in (0.07, 0.3, 0.5):
@@ -84,7 +84,7 @@ def test_dw_is_the_product_with_the_sampled_matrix(combination, dtype):
 def test_dw_for_every_layout_of_x_and_dy(layout, dtype):
     x = LAYOUTS[layout](randn(48, 33, dtype=dtype))
     for make in GRADIENTS.values():
-        for combination in COMBINATIONS:
+        for combination in ENTRYWISE:
             sketch = Sketch(0.25, *combination)
             if not sketch.is_worthwhile(x.numel() // 33, 33, dtype):
                 continue
@@ -95,7 +95,7 @@ def torchs_gradient(x, dy, sketch, key, dtype):
     """torch's dW in ``dtype`` from the sample written out, less the rows or columns that are zero in it."""
     factor = multipliers(sketch, key, *x.shape)
     estimate = (x.double() * factor).to(dtype)
-    if sketch.sampling == "rows":
+    if sketch.sampling in ("rows", "tile_rows"):  # 64 features are one tile
         kept = factor[:, 0] != 0
         return dy[kept].t() @ estimate[kept]
     if sketch.sampling == "same":
@@ -116,7 +116,7 @@ def one_after_another(x, dy, sketch, key, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("sampling", [name for name in SAMPLINGS if name != "project"])
 def test_dw_is_as_accurate_as_torchs_on_the_same_sample(sampling, dtype):
     """Root mean square error over all entries and 8 samples, against extended precision, relative to torch's
     gradient in the same dtype from the same sample. Strata of 4 make the weighted sample exact in every
@@ -143,7 +143,7 @@ def test_dw_is_as_accurate_as_torchs_on_the_same_sample(sampling, dtype):
     assert 0 < np.sqrt(errors[0] / errors[1]) <= 1.02
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+@pytest.mark.parametrize("combination", ENTRYWISE, ids="-".join)
 def test_weights_of_a_sample_cannot_overflow(combination):
     """Half of float16's range: a sample stored multiplied by its weight of 10 would be infinite."""
     x = torch.full((40, 20), 32752.0, dtype=torch.float16)
@@ -191,7 +191,7 @@ def test_ops_take_empty_matrices(combination):
         assert estimate.shape == (rows, features)
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+@pytest.mark.parametrize("combination", ENTRYWISE, ids="-".join)
 @pytest.mark.parametrize("rows, features", [(1, 64), (64, 1), (1, 1), (2, 2)])
 def test_the_smallest_samples(rows, features, combination):
     """k = 1, through the ops: a layer would keep most of these exactly."""

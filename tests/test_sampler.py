@@ -11,7 +11,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
-from cases import COMBINATIONS, DEVICES, LINEARS
+from cases import BY_KEY, COMBINATIONS, DEVICES, ENTRYWISE, LINEARS
 
 from rad_kernels import _C, Sketch, ops, reference
 from rad_kernels.sketch import VALID_DRAWS
@@ -25,10 +25,10 @@ def device(request):
 
 
 def pack_values(x: torch.Tensor, sketch: Sketch, key: int) -> np.ndarray:
-    """The stored values of a float64 activation."""
+    """The stored values of a float64 activation of at most one tile of features."""
     saved = ops.pack(x, sketch.spec, torch.tensor(key, device=x.device)).cpu()
     layout = reference.saved_layout(sketch.spec, 8, x[..., 0].numel(), x.shape[-1])
-    count = layout.stored_rows * layout.stored_cols
+    count = layout.lines * layout.stored
     return saved[: 8 * count].view(torch.float64).reshape(layout[:2]).numpy()
 
 
@@ -143,7 +143,7 @@ def test_how_many_are_kept():
 
 def check_sample(sketch: Sketch, n: int, key: int, device: str, lines: int = 3) -> None:
     """The stored entries of a matrix that holds positions are those that numpy names."""
-    by_row = sketch.sampling == "rows"
+    by_row = sketch.sampling in ("rows", "tile_rows")
     rows, features = (n, 1) if by_row else (lines, n)
     line = np.arange(rows) if sketch.sampling == "different" else 0
     index = reference.sample(sketch.spec, n, key, ops.rank_salt(), line)
@@ -152,7 +152,7 @@ def check_sample(sketch: Sketch, n: int, key: int, device: str, lines: int = 3) 
     assert np.array_equal(pack_values(x, sketch, key), expected), (sketch, n, key)
 
 
-@pytest.mark.parametrize(("sampling", "draw"), COMBINATIONS)
+@pytest.mark.parametrize(("sampling", "draw"), BY_KEY)
 def test_samples_are_numpys(sampling, draw, device, monkeypatch):
     rng = random.Random(sampling + draw)
     for n in (*range(1, 40), 63, 64, 65, 255, 256, 257, 511, 513, 1024, 4099, 20011):
@@ -162,7 +162,7 @@ def test_samples_are_numpys(sampling, draw, device, monkeypatch):
             check_sample(Sketch(min(k, n) / n, sampling, draw), n, key, device)
 
 
-@pytest.mark.parametrize(("sampling", "draw"), COMBINATIONS)
+@pytest.mark.parametrize(("sampling", "draw"), BY_KEY)
 def test_samples_of_ten_million(sampling, draw, device):
     check_sample(Sketch(0.0123, sampling, draw), 10**7, 2**62 + 99, device, lines=1)
 
@@ -188,10 +188,10 @@ def digit_of_row(which: int, device) -> torch.Tensor:
     return values.as_strided((*DIGITS, 1), (*strides, 1))
 
 
-@pytest.mark.parametrize("draw", VALID_DRAWS["rows"])
-def test_rows_beyond_2_to_the_32(draw, device):
+@pytest.mark.parametrize(("sampling", "draw"), [names for names in BY_KEY if "rows" in names[0]])
+def test_rows_beyond_2_to_the_32(sampling, draw, device):
     """Samples of 2^35 rows, in forward and in backward: nothing on the way is a 32-bit number."""
-    n, key, sketch = int(np.prod(DIGITS)), 2**61 + 17, Sketch(1e-6, "rows", draw)
+    n, key, sketch = int(np.prod(DIGITS)), 2**61 + 17, Sketch(1e-6, sampling, draw)
     digits = [digit_of_row(which, device) for which in range(3)]
     stored = [pack_values(digit, sketch, key)[:, 0].astype(np.int64) for digit in digits]
     index = (stored[0] * DIGITS[1] + stored[1]) * DIGITS[2] + stored[2]
@@ -208,7 +208,7 @@ def test_rows_beyond_2_to_the_32(draw, device):
 MAP_NORESERVE = 0x4000  # of Linux; Python names it from 3.13 on
 
 
-@pytest.mark.parametrize(("sampling", "draw"), [names for names in COMBINATIONS if names[0] != "rows"])
+@pytest.mark.parametrize(("sampling", "draw"), [names for names in BY_KEY if "rows" not in names[0]])
 def test_features_beyond_2_to_the_32(sampling, draw):
     """One row of 2^32 + 2^28 features, in memory of which only the pages with expected entries exist."""
     n, key, sketch = 2**32 + 2**28, 77, Sketch(1e-6, sampling, draw)
@@ -222,7 +222,7 @@ def test_features_beyond_2_to_the_32(sampling, draw):
     assert np.array_equal(saved[: 2 * len(index)].view(torch.float16).numpy(), x[0, index])
 
 
-@pytest.mark.parametrize(("sampling", "draw"), COMBINATIONS)
+@pytest.mark.parametrize(("sampling", "draw"), ENTRYWISE)
 def test_backward_uses_the_sample_of_forward(sampling, draw, device):
     """unpack is the estimate by definition, and linear_wgrad is dy^T unpack: the same entries and weights."""
     for case in LINEARS:
@@ -233,7 +233,7 @@ def test_backward_uses_the_sample_of_forward(sampling, draw, device):
             sketch = Sketch(keep, sampling, draw)
             saved = ops.pack(x, sketch.spec, torch.tensor(99, device=device))
             dense = ops.unpack(saved, case.rows, case.features, x.dtype, sketch.spec)
-            expected = reference.estimate(x.cpu(), sketch.spec, 99, ops.rank_salt())
+            expected = reference.estimate(x.cpu().numpy(), sketch.spec, 99, ops.rank_salt())
             assert np.allclose(dense.cpu(), expected, rtol=1e-14, atol=0)  # at most a few added duplicates
             dw = ops.linear_wgrad(dy, saved, case.features, sketch.spec)
             assert torch.allclose(dw, dy.T @ dense, rtol=1e-12, atol=1e-12)

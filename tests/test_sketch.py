@@ -51,7 +51,10 @@ def test_every_combination_is_valid_or_refused():
     for sampling in SAMPLINGS:
         for draw in DRAWS:
             if draw in VALID_DRAWS[sampling]:
-                assert Sketch(0.5, sampling, draw).spec[2:] == (SAMPLINGS.index(sampling), DRAWS.index(draw))
+                numbers = SAMPLINGS.index(sampling), DRAWS.index(draw)
+                assert Sketch(0.5, sampling, draw).spec == (1, 2, *numbers, 0)
+                # With everything kept there is nothing to draw: one spec stands for all.
+                assert Sketch(1, sampling, draw).spec == (1, 1, 0, 0, 0)
             else:
                 with pytest.raises(ValueError, match=f"{draw}.*{sampling}"):
                     Sketch(0.5, sampling, draw)

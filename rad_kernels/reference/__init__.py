@@ -1,0 +1,51 @@
+"""Random numbers, the saved buffer and the estimates once more, in numpy: the twin that tests compare with.
+
+Written from docs/maths.md, not from csrc/, and vectorised over keys, so that tests can search millions of
+them. Nothing in the package imports it. ``spec`` is ``Sketch.spec``: ``(num, den, sampling, draw, bits)``.
+Random words, keys and salts are unsigned integers; indices are int64.
+"""
+
+from .dither import GROUP, decode, dither_noise, encode, group_range, step_for
+from .samples import (
+    DRAWS,
+    ROLES,
+    SAMPLINGS,
+    TILE,
+    Spec,
+    drawn,
+    fixed_norms,
+    index_ranges,
+    kept,
+    multipliers,
+    norm_drawn,
+    norm_probability,
+    norm_weight,
+    permuted,
+    project_scale,
+    sample,
+    sampled_length,
+    signs,
+    strata,
+    weights,
+)
+from .saved import (
+    FORMAT_VERSION,
+    Layout,
+    decoded_values,
+    dropout_words,
+    estimate,
+    pack,
+    real_values,
+    saved_layout,
+    stored_values,
+)
+from .words import Float64s, Int64s, UInt32s, UInt64s, mulhi64, philox4x32, random_words, word64
+
+__all__ = [
+    "DRAWS", "FORMAT_VERSION", "GROUP", "ROLES", "SAMPLINGS", "TILE",
+    "Float64s", "Int64s", "Layout", "Spec", "UInt32s", "UInt64s",
+    "decode", "decoded_values", "dither_noise", "drawn", "dropout_words", "encode", "estimate", "fixed_norms",
+    "group_range", "index_ranges", "kept", "mulhi64", "multipliers", "norm_drawn", "norm_probability",
+    "norm_weight", "pack", "permuted", "philox4x32", "project_scale", "random_words", "real_values", "sample",
+    "sampled_length", "saved_layout", "signs", "step_for", "stored_values", "strata", "weights", "word64",
+]  # fmt: skip

@@ -192,7 +192,7 @@ def stored_values(x: NDArray, spec: Spec, key: int, salt: int = 0) -> NDArray:
 
 
 def pack(x: NDArray, spec: Spec, key: int, salt: int = 0) -> NDArray[np.uint8]:
-    """The saved buffer of x [rows, features]; bytes between planes are zero here and undefined elsewhere."""
+    """The saved buffer of x [rows, features], padding zero."""
     layout = saved_layout(spec, x.dtype.itemsize, *x.shape)
     out = np.zeros(layout.nbytes, np.uint8)
     values = np.ascontiguousarray(stored_values(x, spec, key, salt)).view(np.uint8).reshape(-1)

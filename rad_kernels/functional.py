@@ -227,8 +227,9 @@ def _autocast_dtype(tensor: Tensor) -> torch.dtype:
     return tensor.dtype
 
 
-def _check_parameters(x: Tensor, weight: Tensor, bias: Tensor | None, suffix: str = "") -> None:
-    weight_name, bias_name = "weight" + suffix, "bias" + suffix
+def _check_parameters(
+    x: Tensor, weight: Tensor, bias: Tensor | None, weight_name: str = "weight", bias_name: str = "bias"
+) -> None:
     _check_tensor(weight_name, weight)
     if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
@@ -346,7 +347,7 @@ def shared_linear(
             f"weights and biases must be as many, at least one; got {len(weights)} and {len(biases)}"
         )
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        _check_parameters(x, weight, bias, f"s[{i}]")
+        _check_parameters(x, weight, bias, f"weights[{i}]", f"biases[{i}]")
     dtype = _autocast_dtype(x)
     packs = _samples(x, weights, sketch, dtype)
     if packs and not _only_draws():

@@ -30,7 +30,7 @@ Tensor empty_strided_like(const Tensor& tensor, const std::vector<int64_t>& stri
   for (int64_t d = 0; d < tensor.dim(); ++d) sizes.push_back(tensor.size(d));
   std::array<StableIValue, 7> stack{from(tensor),       from(sizes),        from(stride),      from(std::nullopt),
                                     from(std::nullopt), from(std::nullopt), from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
@@ -79,6 +79,7 @@ Tensor masked(const Tensor& dy, const Tensor& mask, std::vector<int64_t> stride)
   RAD_CHECK(mask.scalar_type() == ScalarType::Int && mask.numel() == words_for(dy.numel()), "mask must hold ",
             words_for(dy.numel()), " int32 words for ", dy.numel(), " elements, got ", mask.numel());
   Tensor dx = empty_strided_like(dy, stride);
+  RAD_CHECK(is_dense(dx) || dy.numel() == 0, "stride must be that of a dense tensor of dy's shape");
   if (dy.numel() == 0) return dx;
   const bool aligned = same_layout(dy, dx);
   if (!aligned) torch::stable::copy_(dx, dy);

@@ -93,7 +93,7 @@ lint: $(ENVIRONMENT)  ## ruff, clang-format and mypy; change nothing
 
 .PHONY: format
 format: $(ENVIRONMENT)  ## Let ruff and clang-format rewrite the sources
-	$(CLANG_FORMAT) -i $(CXX_SOURCES)
+	@echo '$(CLANG_FORMAT) -i csrc tests/cpp'; $(CLANG_FORMAT) -i $(CXX_SOURCES)
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 

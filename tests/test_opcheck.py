@@ -1,4 +1,4 @@
-"""torch.library.opcheck of every op: schema (aliasing, mutation), autograd registration, fake, and compilation
+"""torch.library.opcheck of every op: schema (aliasing, mutation), autograd registration, fake, compilation
 with symbolic shapes. It cannot see which sample is used: test_compile.py does."""
 
 import pytest

@@ -8,6 +8,7 @@
 namespace rad::cuda {
 
 constexpr int kThreads = 256;
+constexpr int kResident = 2;  // blocks to a multiprocessor where the compiler's own choice spills
 constexpr int kVectorBytes = 16;
 constexpr int kInvalidValue = 1;  // cudaErrorInvalidValue
 

@@ -32,7 +32,7 @@ RAD_DEVICE void load_octet(const SavedView& saved, const Seed& seed, const LineR
 
 // out [range.count, width]: an octet per thread.
 template <class T, class Out>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     decode_kernel(SavedView saved, LineRange range, Out* out, bool vector_store) {
   constexpr int kCount = kPerVector<Out>;
   const Seed seed = saved.key().seed();

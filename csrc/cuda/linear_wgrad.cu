@@ -153,9 +153,8 @@ RAD_DEVICE void store(const WgradParams<T>& p, const Sampler& sampler, int64_t o
   }
 }
 
-// The compiler's own choice of blocks to a multiprocessor would spill.
 template <class T>
-constexpr int kResidentBlocks = sizeof(T) == 8 ? 2 : 3;
+constexpr int kResidentBlocks = sizeof(T) == 8 ? kResident : 3;
 
 template <class T, bool Stratified, bool Coded>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)

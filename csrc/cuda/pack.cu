@@ -91,14 +91,14 @@ RAD_DEVICE void pack_columns(const MatrixView& x, int64_t k, const Columns& colu
 }
 
 template <class Item>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     pack_same_kernel(MatrixView x, const int64_t* index, int64_t k, Item* out, TrailerWriter trailer) {
   trailer.write();
   pack_columns<Item>(x, k, ListedColumns{index, k}, out);
 }
 
 template <class Item>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     pack_different_kernel(MatrixView x, Sampler plan, KeySource source, Item* out, TrailerWriter trailer) {
   trailer.write();
   pack_columns<Item>(x, plan.k(), DrawnColumns{keyed(plan, source)}, out);
@@ -167,14 +167,14 @@ RAD_DEVICE void encode_lines(const SavedView& saved, const Seed& seed, const Oct
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     encode_rows_kernel(SavedView saved, KeySource source, RowOctets<T> octets, TrailerWriter trailer) {
   trailer.write();
   encode_lines<T>(saved, source.seed(), octets);
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     encode_same_kernel(SavedView saved, KeySource source, MatrixView x, const int64_t* index,
                        TrailerWriter trailer) {
   trailer.write();
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     encode_different_kernel(SavedView saved, KeySource source, MatrixView x, Sampler plan,
                             TrailerWriter trailer) {
   trailer.write();

@@ -33,7 +33,7 @@ Tensor dense_like(const Tensor& tensor, const std::vector<int64_t>& stride) {
   std::array<StableIValue, 7> stack{from(tensor),       from(sizes),        from(stride),
                                     from(std::nullopt), from(std::nullopt), from(std::nullopt),
                                     from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
   const Tensor made = torch::stable::detail::to<Tensor>(stack[0]);
   RAD_CHECK(is_dense(made) || made.numel() == 0, "stride must be that of a dense tensor of dy's shape");

@@ -40,8 +40,9 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype:
     return tensor.dtype
 
 
-def check_parameters(x: Tensor, weight: Tensor, bias: Tensor | None, suffix: str = "") -> None:
-    weight_name, bias_name = "weight" + suffix, "bias" + suffix
+def check_parameters(
+    x: Tensor, weight: Tensor, bias: Tensor | None, weight_name: str = "weight", bias_name: str = "bias"
+) -> None:
     check_tensor(weight_name, weight)
     if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
         raise ValueError(

@@ -221,7 +221,7 @@ def shared_linear(
             f"weights and biases must be as many, at least one; got {len(weights)} and {len(biases)}"
         )
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        check_parameters(x, weight, bias, f"s[{i}]")
+        check_parameters(x, weight, bias, f"weights[{i}]", f"biases[{i}]")
     dtype = autocast_dtype(x)
     packs = _samples(x, weights, sketch, dtype)
     if packs and not _only_draws():

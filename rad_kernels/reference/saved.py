@@ -6,6 +6,7 @@ Activations are float arrays, or integer arrays of bit patterns with the name of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,8 @@ PLANE_ALIGN = 128
 TRAILER_BYTES = 64
 
 
-class Layout(NamedTuple):
+@dataclass(frozen=True)
+class Layout:
     """Shape of the stored values, and byte offsets of the planes."""
 
     lines: int

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from enumeration import Design, check_unbiased, check_variance
+from enumeration import BIAS, CANCELLATION, Design, check_unbiased, check_variance
 
-from rad_kernels.reference import Float64s, strata
+from rad_kernels.reference import TILE, Float64s, fixed_norms, norm_probability, strata
 
 Total = Callable[[Design, Float64s, Float64s], float]
 Along = Callable[[Design, Float64s, Float64s, Float64s], float]
@@ -99,14 +99,86 @@ def _different_replaced_along(d: Design, x: Float64s, dy: Float64s, c: Float64s)
     return (d.features * _square(q) - _square(q.sum(1))) / d.kept
 
 
+# without replacement: the lines of with replacement, less what distinct draws spare
+
+
+def _distinct(n: int, k: int) -> float:
+    return (n - k) / max(n - 1, 1)
+
+
+def _rows_distinct(d: Design, x: Float64s, dy: Float64s) -> float:
+    return _distinct(d.rows, d.kept) * _rows_replaced(d, x, dy)
+
+
+def _rows_distinct_along(d: Design, x: Float64s, dy: Float64s, c: Float64s) -> float:
+    return _distinct(d.rows, d.kept) * _rows_replaced_along(d, x, dy, c)
+
+
+def _same_distinct(d: Design, x: Float64s, dy: Float64s) -> float:
+    return (d.features - d.kept) / d.kept * _square(dy.T @ x)
+
+
+def _same_distinct_along(d: Design, x: Float64s, dy: Float64s, c: Float64s) -> float:
+    return _distinct(d.features, d.kept) * _same_replaced_along(d, x, dy, c)
+
+
+# norm: p_n is the probability of row n in one draw
+
+
+def _norm(d: Design, x: Float64s, dy: Float64s) -> float:
+    p = norm_probability(fixed_norms(x))
+    return ((_square(x, 1) * _square(dy, 1) / p).sum() - _square(dy.T @ x)) / d.kept
+
+
+def _norm_along(d: Design, x: Float64s, dy: Float64s, c: Float64s) -> float:
+    tau = _tau(c, x, dy)
+    return ((np.square(tau) / norm_probability(fixed_norms(x))).sum() - tau.sum() ** 2) / d.kept
+
+
+# tile_rows: tiles are independent, each a line of `rows`
+
+
+def _tiled(line: Line) -> Line:
+    def tiles(d: Design) -> list[slice]:
+        return [slice(begin, begin + TILE) for begin in range(0, d.features, TILE)]
+
+    return Line(
+        lambda d, x, dy: sum(line.total(d, x[:, t], dy) for t in tiles(d)),
+        lambda d, x, dy, c: sum(line.along(d, x[:, t], dy, c[:, t]) for t in tiles(d)),
+    )
+
+
+# project: <C, D R R^T> / k is a mean of k independent r^T S r with S the symmetric part of C^T D
+
+
+def _projected(d: Design, x: Float64s, dy: Float64s) -> float:
+    return (d.features - 1) / d.kept * _square(dy.T @ x)
+
+
+def _projected_along(d: Design, x: Float64s, dy: Float64s, c: Float64s) -> float:
+    s = c.T @ dy.T @ x
+    s = (s + s.T) / 2
+    return 2 / d.kept * (_square(s) - _square(np.diag(s)))
+
+
+ROWS = {
+    "stratified": Line(_rows_stratified, _rows_stratified_along),
+    "with_replacement": Line(_rows_replaced, _rows_replaced_along),
+    "without_replacement": Line(_rows_distinct, _rows_distinct_along),
+}
 VARIANCES = {
-    ("rows", "stratified"): Line(_rows_stratified, _rows_stratified_along),
-    ("rows", "with_replacement"): Line(_rows_replaced, _rows_replaced_along),
+    **{("rows", draw): line for draw, line in ROWS.items()},
+    **{("tile_rows", draw): _tiled(line) for draw, line in ROWS.items()},
+    ("rows", "norm"): Line(_norm, _norm_along),
     ("same", "stratified"): Line(_same_stratified, _same_stratified_along),
     ("same", "with_replacement"): Line(_same_replaced, _same_replaced_along),
+    ("same", "without_replacement"): Line(_same_distinct, _same_distinct_along),
     ("different", "stratified"): Line(_different_stratified, _different_stratified_along),
     ("different", "with_replacement"): Line(_different_replaced, _different_replaced_along),
+    ("project", "stratified"): Line(_projected, _projected_along),
 }
+
+WEIGHT_ROUNDING = 2.0**-24  # of the norm draw's weights, which are stored in fp32
 
 
 def check_estimates(
@@ -115,7 +187,11 @@ def check_estimates(
     """All that is promised of the estimates dw [outcomes, outputs, features] of every outcome."""
     exact = dy.T @ x
     line = VARIANCES[design.sampling, design.draw]
-    check_unbiased(dw, exact, probability)
-    check_variance(dw, exact, line.total(design, x, dy), None, probability)
+    bias, moment = BIAS, CANCELLATION
+    if design.draw == "norm":
+        terms = np.sqrt(_square(x, 1) * _square(dy, 1)).sum()
+        bias, moment = WEIGHT_ROUNDING * terms / np.linalg.norm(exact), 4 * WEIGHT_ROUNDING
+    check_unbiased(dw, exact, probability, bias)
+    check_variance(dw, exact, line.total(design, x, dy), None, probability, moment)
     for direction in (exact, np.ones_like(exact), np.eye(*exact.shape)):
-        check_variance(dw, exact, line.along(design, x, dy, direction), direction, probability)
+        check_variance(dw, exact, line.along(design, x, dy, direction), direction, probability, moment)

@@ -57,8 +57,8 @@ def check_buffer(x: torch.Tensor, sketch: Sketch, key: int = KEY) -> None:
 
 
 def test_four_ways_to_count_bytes_agree(device):
-    """The Python rule, the C++ rule, the twin and the buffer of the op, on 36,000 cases: 2,116 shapes with every
-    dtype; every combination with all shares and bits."""
+    """The Python rule, the C++ rule, the twin and the buffer of the op, on 36,000 cases: every one of 2,116
+    shapes with every dtype, every combination with all shares and bits."""
     assert len(MATRICES) >= 2000
     key = torch.tensor(KEY, device=device)
     shares, widths = itertools.cycle(KEEPS), itertools.cycle(EVERY_BITS)  # seven and five: every pair occurs
@@ -88,8 +88,9 @@ def test_bytes_of_huge_activations():
 def test_bytes_by_hand():
     """keep .1 of [150, 784] fp32, in units of 128 bytes: 15 rows of 3,136 bytes are 367.5, 79 columns 370.3.
 
-    4 bits: 15 rows of 392 bytes are 45.9; 13 groups a row, 195 in all, of 4 bytes are 6.1, of 2 bytes 3.05. The norm draw adds 15 indices of 8 bytes and 15 weights of 4, a unit each. `tile_rows`: 6 tiles
-    of 512 bytes a row and one of 64, together the bytes of `rows`.
+    4 bits: 15 rows of 392 bytes are 45.9; 13 groups a row, 195 in all, of 4 bytes are 6.1, of 2 bytes 3.05.
+    The norm draw adds 15 indices of 8 bytes and 15 weights of 4, a unit each. `tile_rows`: 6 tiles of 512
+    bytes a row and one of 64, together the bytes of `rows`.
     """
     size = lambda *sketch: saved_nbytes(150, 784, torch.float32, Sketch(0.1, *sketch))  # noqa: E731
     assert size("rows") == 368 * 128 + 64

@@ -16,6 +16,8 @@ SIZES = {
     "rows": [(7, 4, 3), (8, 3, 4), (5, 2, 1), (4, 3, 4)],
     "same": [(4, 7, 3), (3, 8, 4), (2, 5, 1), (3, 4, 4)],
     "different": [(3, 5, 2), (2, 6, 2), (3, 5, 1), (2, 3, 3)],
+    "tile_rows": [(5, 130, 2), (4, 129, 2), (4, 257, 1), (3, 130, 3)],
+    "project": [(3, 4, 2), (2, 3, 3), (3, 6, 1)],
 }
 DESIGNS = [Design(s, draw, *size, outputs=3) for s, draw in COMBINATIONS for size in SIZES[s]]
 
@@ -35,7 +37,8 @@ def check_design(design: Design, dw: Float64s, probability: Float64s | None = No
 def test_formulas_of_the_definition(design):
     """Every line of the table, by enumerating the definition itself in numpy."""
     x, dy, _ = data(design)
-    check_design(design, np.concatenate([model(design, index, x, dy) for index in batches(design)]))
+    outcomes = all_outcomes(design)
+    check_design(design, model(design, outcomes, x, dy), design.probability(outcomes))
 
 
 @pytest.mark.parametrize("draw", ["stratified", "with_replacement"])
@@ -52,7 +55,7 @@ def test_when_own_samples_beat_a_shared_one(draw):
     assert ratio(np.eye(6), dy) == pytest.approx(1)
 
 
-NOTHING_LEFT_OUT = [d for d in DESIGNS if d.kept == d.length and d.draw == "stratified"]
+NOTHING_LEFT_OUT = [d for d in DESIGNS if d.kept == d.length]
 
 
 @pytest.mark.parametrize("design", NOTHING_LEFT_OUT, ids=str)
@@ -63,10 +66,12 @@ def test_everything_kept_has_no_variance(design):
         assert np.allclose(dw, exact, rtol=1e-14, atol=1e-14)
 
 
-@pytest.mark.parametrize("names", COMBINATIONS, ids="-".join)
+@pytest.mark.parametrize("names", [names for names in COMBINATIONS if names[1] != "norm"], ids="-".join)
 def test_ranks_with_their_own_salt_average_independently(names, monkeypatch):
     """Two ranks, one key: every pair of outcomes occurs, and their mean has half of one rank's variance."""
-    design = Design(*names, *{"rows": (5, 3, 2), "same": (3, 5, 2), "different": (2, 3, 2)}[names[0]])
+    sizes = {"rows": (5, 3, 2), "same": (3, 5, 2), "different": (2, 3, 2), "tile_rows": (3, 129, 1),
+             "project": (2, 4, 1)}  # fmt: skip
+    design = Design(*names, *sizes[names[0]])
     x, dy, exact = data(design)
     rng = np.random.default_rng(8)
     candidates = rng.integers(1, 2**63, 40 * design.outcomes**2, dtype=np.uint64)
@@ -96,7 +101,8 @@ def all_outcomes(design: Design) -> Int64s:
 
 def honest(design: Design, factor: Float64s | float = 1.0) -> Outcomes:
     x, dy, _ = data(design)
-    return model(design, all_outcomes(design), x, dy, factor), None
+    outcomes = all_outcomes(design)
+    return model(design, outcomes, x, dy, factor), design.probability(outcomes)
 
 
 def scale_of_degrees_of_freedom(design: Design) -> Outcomes:
@@ -113,6 +119,38 @@ def uniform_weight(design: Design) -> Outcomes:
     """n / k although strata differ in length."""
     length = reference.weights(design.draw, design.length, design.kept)
     return honest(design, design.length / design.kept / length)
+
+
+def without_norms(design: Design) -> Outcomes:
+    """n / k although rows are drawn by their norms."""
+    x, dy, _ = data(design)
+    outcomes, uniform = all_outcomes(design), design.length / design.kept
+    z = reference.multipliers(outcomes, np.full(design.kept, uniform), design.length).swapaxes(1, 2)
+    return dy.numpy().T @ (x.numpy() * z), design.probability(outcomes)
+
+
+def norms_of_another_activation(design: Design) -> Outcomes:
+    """Weights and probabilities that do not belong together."""
+    dw, _ = honest(design)
+    return dw, reference.norm_probability(design.fixed_norms[::-1])[all_outcomes(design)].prod((-1, -2))
+
+
+def one_column_of_signs(design: Design) -> Outcomes:
+    """Unbiased, but all projections are the same one."""
+    x, dy, _ = data(design)
+    return model(
+        design, np.broadcast_to(all_outcomes(design)[..., :1], all_outcomes(design).shape), x, dy
+    ), None
+
+
+def signs_of_two_values_in_three(design: Design) -> Outcomes:
+    """+1 twice as likely as -1."""
+    return only(design, 2.0 ** (all_outcomes(design) > 0).sum((1, 2)))
+
+
+def one_sample_for_all_tiles(design: Design) -> Outcomes:
+    """Unbiased, but `rows` where `tile_rows` was promised."""
+    return honest(Design("rows", design.draw, *_sizes(design)))
 
 
 def only(design: Design, likely: Float64s) -> Outcomes:
@@ -171,6 +209,13 @@ OWN = Design("different", "stratified", 3, 5, 2)
 REPLACED = Design("rows", "with_replacement", 5, 4, 3)
 OWN_REPLACED = Design("different", "with_replacement", 2, 5, 2)
 EVERY = [BY_ROW, BY_COLUMN, OWN, REPLACED, OWN_REPLACED]
+DISTINCT = Design("rows", "without_replacement", 7, 4, 3)
+DISTINCT_COLUMNS = Design("same", "without_replacement", 4, 7, 3)
+TILED = Design("tile_rows", "stratified", 5, 130, 2)
+TILED_DISTINCT = Design("tile_rows", "without_replacement", 4, 130, 2)
+BY_NORM = Design("rows", "norm", 5, 4, 2)
+PROJECTED = Design("project", "stratified", 3, 4, 2)
+OTHERS = [DISTINCT, DISTINCT_COLUMNS, TILED, TILED_DISTINCT, BY_NORM, PROJECTED]
 
 PLANTED = [
     *((scale_of_degrees_of_freedom, design, "bias") for design in EVERY),
@@ -181,6 +226,16 @@ PLANTED = [
     *((backward_redraws, design, "bias") for design in (BY_ROW, BY_COLUMN, REPLACED)),
     *((with_replacement_after_all, design, "variance") for design in (BY_ROW, BY_COLUMN, OWN)),
     *((one_sample_for_all_rows, design, "variance") for design in (OWN, OWN_REPLACED)),
+    *((scale_of_degrees_of_freedom, design, "bias") for design in OTHERS),
+    *((scale_off_by_three_thousandths, design, "bias") for design in OTHERS),
+    *((last_index_never_drawn, design, "bias") for design in (DISTINCT, DISTINCT_COLUMNS, TILED_DISTINCT)),
+    *((with_replacement_after_all, design, "variance") for design in (DISTINCT, DISTINCT_COLUMNS, TILED)),
+    *((one_sample_for_all_tiles, design, "variance") for design in (TILED, TILED_DISTINCT)),
+    (uniform_weight, TILED, "bias"),
+    (without_norms, BY_NORM, "bias"),
+    (norms_of_another_activation, BY_NORM, "bias"),
+    (one_column_of_signs, PROJECTED, "variance"),
+    (signs_of_two_values_in_three, PROJECTED, "bias"),
 ]
 
 
@@ -188,7 +243,7 @@ def _name(value: object) -> str:
     return getattr(value, "__name__", str(value))
 
 
-@pytest.mark.parametrize("design", EVERY, ids=str)
+@pytest.mark.parametrize("design", EVERY + OTHERS, ids=str)
 def test_the_honest_estimator_passes(design):
     check_design(design, *honest(design))
 

@@ -85,10 +85,10 @@ def test_norm_sample():
     choice, place = (words[:, i] + (words[:, i + 1] << np.uint64(32)) for i in (0, 2))
     by_norm = np.searchsorted(prefix, reference.mulhi64(place, prefix[-1]).astype(np.uint64), side="right")
     want = np.where(reference.mulhi64(choice, 10) == 0, reference.mulhi64(place, rows), by_norm)
-    index = saved[layout.index :].view(np.uint8)[: 8 * k].view(np.int64)
+    index = saved[layout.indices :].view(np.uint8)[: 8 * k].view(np.int64)
     np.testing.assert_array_equal(index, want)
     share = np.diff(prefix, prepend=np.uint64(0)).astype(np.float64) / float(prefix[-1])
-    weight = saved[layout.weight :][: 4 * k].view(np.float32)
+    weight = saved[layout.weights :][: 4 * k].view(np.float32)
     np.testing.assert_allclose(weight, 1 / (k * (0.9 * share + 0.1 / rows))[index], rtol=2**-23)
     np.testing.assert_array_equal(saved[: x[index].nbytes].view(np.float32).reshape(k, -1), x[index])
 

@@ -6,7 +6,6 @@ Activations are float arrays, or integer arrays of bit patterns with the name of
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,8 +36,7 @@ PLANE_ALIGN = 128
 TRAILER_BYTES = 64
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Shape of the stored values, and byte offsets of the planes."""
 
     lines: int
@@ -46,8 +44,8 @@ class Layout:
     tile: int  # values of a line in one tile; the last tile may be narrower
     lo: int
     step: int
-    index: int
-    weight: int
+    indices: int
+    weights: int
     trailer: int
     nbytes: int
 
@@ -77,7 +75,7 @@ def saved_layout(spec: Spec, itemsize: int, rows: int, features: int) -> Layout:
     offsets = [0]
     for plane in (values, groups * itemsize, groups * 2, listed * 8, listed * 4):
         offsets.append(offsets[-1] + _up(plane, PLANE_ALIGN))
-    return Layout(lines, stored, tile, *offsets[1:], offsets[-1] + TRAILER_BYTES)
+    return Layout._make((lines, stored, tile, *offsets[1:], offsets[-1] + TRAILER_BYTES))
 
 
 def real_values(x: NDArray, dtype: str | None = None) -> NDArray[Any]:
@@ -222,8 +220,8 @@ def pack(x: NDArray, spec: Spec, key: int, salt: int = 0, dtype: str | None = No
         write(0, np.concatenate([tile.reshape(-1) for tile in tiles]))
     if DRAWS[spec[3]] == "norm" and layout.lines:
         places = _places(x, spec, key, salt, dtype)
-        write(layout.index, places.row[:, 0].astype("<i8"))
-        write(layout.weight, places.weight[:, 0].astype("<f4"))
+        write(layout.indices, places.row[:, 0].astype("<i8"))
+        write(layout.weights, places.weight[:, 0].astype("<f4"))
     write(layout.trailer, np.array([key, salt, FORMAT_VERSION, 0, 0, 0, 0, 0], "<u8"))
     return out
 

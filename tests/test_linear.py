@@ -91,6 +91,16 @@ def test_dw_for_every_layout_of_x_and_dy(layout, dtype):
             assert dw_error(x, make((*x.shape[:-1], 5), dtype), sketch) <= 1, combination
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("draw", ["stratified", "with_replacement"])
+def test_products_in_several_blocks(draw, dtype):
+    """More gathered dy than 4 MiB (rows) and more columns of dW than 1 MiB (same): two blocks and more, with
+    strata of two lengths that change within a block."""
+    for sampling, rows, features, outputs in (("rows", 3500, 4, 1500), ("same", 8, 1500, 700)):
+        x, dy = randn(rows, features, dtype=dtype), randn(rows, outputs, dtype=dtype)
+        assert dw_error(x, dy, Sketch(0.6, sampling, draw)) <= 1
+
+
 def torchs_gradient(x, dy, sketch, key, dtype):
     """torch's dW in ``dtype`` from the sample written out, less the rows or columns that are zero in it."""
     factor = multipliers(sketch, key, *x.shape)

@@ -66,4 +66,5 @@ def decode(codes: Int64s, lo: Reals, step: NDArray[np.float32], noise: UInt32s) 
     """The numbers [..., width] that codes stand for, in lo's dtype."""
     real = lo.dtype.type
     centred = codes.astype(lo.dtype) - (_fraction(noise, real) - real(0.5))
-    return lo[..., None] + step[..., None].astype(lo.dtype) * centred
+    with np.errstate(over="ignore"):  # ranges close to the largest number
+        return lo[..., None] + step[..., None].astype(lo.dtype) * centred

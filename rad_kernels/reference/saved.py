@@ -170,13 +170,20 @@ def decoded_values(x: NDArray, spec: Spec, key: int, salt: int = 0, dtype: str |
     return out
 
 
-def estimate(x: NDArray, spec: Spec, key: int, salt: int = 0, dtype: str | None = None) -> Float64s:
-    """The dense unbiased estimate [rows, features] of x, in float64."""
-    x = np.asarray(x)
+def estimate(
+    x: NDArray, spec: Spec, key: int, salt: int = 0, dtype: str | None = None, magnitude: bool = False
+) -> Float64s:
+    """The dense unbiased estimate [rows, features] of x, in float64.
+
+    ``magnitude``: the same sums of absolute values, which rounding errors are relative to.
+    """
     values = decoded_values(x, spec, key, salt, dtype).astype(np.float64)
+    if magnitude:
+        values = abs(values)
     if SAMPLINGS[spec[2]] == "project":
         k = values.shape[1]
-        return values @ signs(x.shape[1], k, key, salt).T / max(k, 1) / project_scale(k)
+        back = np.ones((k, x.shape[1])) if magnitude else signs(x.shape[1], k, key, salt).T
+        return values @ back / max(k, 1) / project_scale(k)
     row, column, weight = _places(x, spec, key, salt, dtype)
     out = np.zeros(x.shape)
     np.add.at(out, (row, column), values * weight)

@@ -270,7 +270,7 @@ def dw_error(x, dy, sketch, key) -> float:
     # Copies of one entry have noise of their own, so terms may be larger than their sum.
     magnitude = abs(factor).T @ reference.estimate(*of_sample, magnitude=True)
     accumulator = ROUNDING[torch.float64 if x.dtype == torch.float64 else torch.float32]
-    # In 16-bit products, decoded values, weighted factors and sums of copies are rounded before they are added.
+    # In 16-bit products, decoded values, weighted factors and sums of copies are rounded before they add up.
     narrow = 0.0 if x.dtype in (torch.float32, torch.float64) else 3 * ROUNDING[x.dtype]
     bound = (len(x) + 8) * accumulator * magnitude + narrow * magnitude + ROUNDING[x.dtype] * abs(exact)
     return float((abs(dw - exact) / (bound + torch.finfo(x.dtype).smallest_normal)).max())

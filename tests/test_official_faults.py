@@ -7,14 +7,16 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import ENTRYWISE
 from checks import SKETCH, draws, error_over_bound, next_key, pair, rng_untouched, same_bits, sampled
 from torch.utils.checkpoint import checkpoint
 
 from rad_kernels import Sketch, functional, nn, ops
 from rad_kernels.memory import saved_bytes, step_peak
-from rad_kernels.sketch import SAMPLINGS, saved_nbytes
+from rad_kernels.sketch import saved_nbytes
 
-every_sampling = pytest.mark.parametrize("sampling", SAMPLINGS)
+# A projection stores sums, which 16-bit dtypes round: its own tests bound that.
+every_sampling = pytest.mark.parametrize("sampling", dict(ENTRYWISE))
 
 
 def exact_but_dw(layer, exact, x, autocast=None):

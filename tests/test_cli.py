@@ -63,11 +63,11 @@ def test_info(capsys):
         (["bench-everything"], "invalid choice: 'bench-everything'"),
         (
             ["demo", "--sketches", "diagonal:0.1"],
-            "sampling must be one of rows, same, different; got 'diagonal'",
+            "sampling must be one of rows, same, different, tile_rows, project; got 'diagonal'",
         ),
         (
             ["demo", "--sketches", "rows:0.1:sorted"],
-            "draw must be one of stratified, with_replacement; got 'sorted'",
+            "draw must be one of stratified, with_replacement, without_replacement, norm; got 'sorted'",
         ),
         (["demo", "--sketches", "rows:a"], "keep must be a number in (0, 1], got 'a' in 'rows:a'"),
         (["demo", "--sketches", "rows,rows:0.1"], "sketches must differ, got 'rows,rows:0.1'"),

@@ -10,11 +10,11 @@ from math import ceil
 import numpy as np
 import pytest
 import torch
-from cases import COMBINATIONS, DTYPES, sketches
+from cases import DTYPES, EVERY_BITS, sketches
 
 import rad_kernels
 from rad_kernels import Sketch
-from rad_kernels.sketch import DRAWS, SAMPLINGS, VALID_DRAWS, saved_nbytes
+from rad_kernels.sketch import BITS, DRAWS, SAMPLINGS, VALID_DRAWS, WITHOUT_BITS, saved_nbytes
 
 
 def test_fields_and_defaults():
@@ -60,14 +60,56 @@ def test_every_combination_is_valid_or_refused():
                     Sketch(0.5, sampling, draw)
 
 
+@pytest.mark.parametrize(
+    ("sampling", "draw", "advice"),
+    [
+        (
+            "different",
+            "without_replacement",
+            "use draw 'stratified' or 'with_replacement', or sampling 'rows' or",
+        ),
+        ("different", "norm", "use draw 'stratified' or 'with_replacement', or sampling 'rows'"),
+        ("tile_rows", "norm", "or 'without_replacement' or 'with_replacement', or sampling 'rows'"),
+        ("project", "norm", "use draw 'stratified', or sampling 'rows'"),
+    ],
+)
+def test_a_refused_combination_names_what_would_work(sampling, draw, advice):
+    with pytest.raises(ValueError, match=f"draw '{draw}' does not go with sampling '{sampling}': .*{advice}"):
+        Sketch(0.5, sampling, draw)
+    with pytest.raises(ValueError, match=advice):  # whatever is kept
+        Sketch(1, sampling, draw)
+
+
+def test_bits():
+    for sampling in SAMPLINGS:
+        for width in BITS:
+            if sampling in WITHOUT_BITS:
+                advice = "use bits=None, or sampling 'rows' or 'same' or 'different' or 'tile_rows'"
+                with pytest.raises(ValueError, match=f"bits={width} does not go with.*'project'.*{advice}"):
+                    Sketch(0.5, sampling, bits=width)
+            else:
+                assert Sketch(0.5, sampling, bits=width).spec == (1, 2, SAMPLINGS.index(sampling), 0, width)
+            # Everything kept as codes: no sampling is left to go with.
+            sketch = Sketch(1, sampling, bits=width)
+            assert sketch.spec == (1, 1, 0, 0, width) and not sketch.is_exact
+    for wrong in (0, 3, 16, -8):
+        with pytest.raises(ValueError, match=f"bits must be None, 8, 4, 2, 1; got {wrong}"):
+            Sketch(0.5, bits=wrong)
+    for wrong in (True, 4.0, "4"):
+        with pytest.raises(TypeError, match="bits must be None or an integer"):
+            Sketch(0.5, bits=wrong)
+    assert str(Sketch(0.5, bits=4)) == "rows:0.5:4bit" and Sketch.parse("rows:0.5:4bit") == Sketch(
+        0.5, bits=4
+    )
+    assert Sketch.parse("same:0.5:without_replacement:1bit") == Sketch(0.5, "same", "without_replacement", 1)
+
+
 def test_text_and_dict_round_trips():
     generator = np.random.default_rng(0)
-    for combination in COMBINATIONS:
-        for keep in (*generator.uniform(1e-6, 1, 50), 1 / 3, 0.1 + 0.2, 1e-6, 1.0):
-            sketch = Sketch(keep, *combination)
-            assert Sketch.parse(str(sketch)) == sketch
-            assert Sketch(**json.loads(json.dumps(sketch.to_dict()))) == sketch
-            assert eval(repr(sketch)) == sketch
+    for sketch in sketches((*generator.uniform(1e-6, 1, 50), 1 / 3, 0.1 + 0.2, 1e-6, 1.0), EVERY_BITS):
+        assert Sketch.parse(str(sketch)) == sketch
+        assert Sketch(**json.loads(json.dumps(sketch.to_dict()))) == sketch
+        assert eval(repr(sketch)) == sketch
     assert str(Sketch(0.1)) == "rows:0.1" and Sketch.parse("rows:1e-1") == Sketch(0.1)
     assert str(Sketch(1, "same", "with_replacement")) == "same:1.0:with_replacement"
     assert Sketch.parse("different:0.5:stratified") == Sketch(0.5, "different")
@@ -101,7 +143,7 @@ def test_exactness():
 
 
 def test_worthwhile_means_under_90_percent_of_the_bytes():
-    for sketch in sketches():
+    for sketch in sketches(bits=EVERY_BITS):
         for rows, features in ((1, 1), (1, 64), (64, 1), (10, 16), (31, 33), (150, 784), (4096, 768)):
             for dtype in DTYPES:
                 share = Fraction(

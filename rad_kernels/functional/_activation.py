@@ -154,7 +154,9 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
     if not 0 <= p <= 1:
         raise ValueError(f"p must be in [0, 1], got {p!r}")
     threshold = round(p * 2**32)
-    trivial = not training or x.numel() == 0 or threshold in (0, 2**32)
+    if threshold in (0, 2**32):
+        p = threshold // 2**32
+    trivial = not training or x.numel() == 0 or p in (0, 1)
     if trivial or torch.compiler.is_compiling() or x.device.type == "meta":
         return F.dropout(x, float(p), training, inplace)
     y = _Dropout.apply(x, threshold)[0]

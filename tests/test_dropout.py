@@ -78,8 +78,9 @@ def test_the_mask_is_apart_from_other_streams():
 
 
 def test_keep_rate():
-    """2^22 elements: at most 6 standard deviations off, as is the rate of pairs near and far. Passed
-    by chance in 6e-8 of the cases, were the keys fresh."""
+    """2^22 elements: at most 6 standard deviations off, as is the rate of pairs, near and a block apart.
+
+    A chance of 6e-8 to fail, were the keys fresh."""
     n = 2**22
     for number, p in enumerate((0.01, 0.1, 0.5, 0.9, 0.99)):
         kept = ops.dropout(torch.ones(n), round(p * 2**32), torch.tensor(KEY + number))[0] != 0

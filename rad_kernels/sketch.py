@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import torch
 
-# In the order of the enums in csrc/kernels.h.
+# In the order of the enums in csrc/contract/types.h.
 SAMPLINGS = ("rows", "same", "different", "tile_rows", "project")
 DRAWS = ("stratified", "with_replacement", "without_replacement", "norm")
 BITS = (8, 4, 2, 1)

@@ -57,7 +57,7 @@ def test_the_mask_is_numpys(n, dtype):
 def test_salts_and_keys_have_masks_of_their_own(monkeypatch):
     masks = set()
     for salt in (0, 1, 2**32 - 1):
-        monkeypatch.setattr(ops, "_salt", salt)
+        monkeypatch.setattr(ops.salt, "resolved", salt)
         masks |= {
             ops.dropout(ones(256), HALF, torch.tensor(key))[0].detach().numpy().tobytes() for key in range(20)
         }

@@ -132,7 +132,7 @@ def test_ranks_have_samples_of_their_own(monkeypatch):
     """One seed, another salt: the salt is what keeps the ranks of a distributed job independent."""
     layer, samples = coded_layer(), []
     for salt in range(8):
-        monkeypatch.setattr(ops, "_salt", salt)
+        monkeypatch.setattr(ops.salt, "resolved", salt)
         torch.manual_seed(1)
         samples.append(step(layer).numpy().tobytes())
     assert len(set(samples)) >= 6

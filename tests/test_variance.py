@@ -80,7 +80,7 @@ def test_ranks_with_their_own_salt_average_independently(names, monkeypatch):
     assert len(pairs) == design.outcomes**2
     ranks = []
     for salt in (0, 1):
-        monkeypatch.setattr(ops, "_salt", salt)
+        monkeypatch.setattr(ops.salt, "resolved", salt)
         ranks.append(estimates(design, candidates[first], x, dy).numpy())
     total = formulas.VARIANCES[names].total(design, x.numpy(), dy.numpy())
     check_unbiased((ranks[0] + ranks[1]) / 2, exact)

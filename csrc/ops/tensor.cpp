@@ -35,19 +35,26 @@ void* current_stream(int32_t device) {
   return stream;
 }
 
-#define RAD_BACKEND(ns)                                                                                    \
-  Backend {                                                                                                \
-    &ns::sample_workspace, &ns::sample, &ns::norm_sample_workspace, &ns::norm_sample, &ns::pack_workspace, \
-        &ns::pack, &ns::unpack_workspace, &ns::unpack, &ns::decode, &ns::signs, &ns::gather, &ns::scatter, \
-        &ns::linear_wgrad_workspace, &ns::linear_wgrad, &ns::relu, &ns::masked, &ns::dropout               \
-  }
+#define RAD_ENTRY(result, name, arguments) .name = &ns::name,
+
+Backend cpu_contractions() {
+  namespace ns = cpu;
+  return {RAD_CONTRACTIONS(RAD_ENTRY)};
+}
+
+#ifdef RAD_WITH_CUDA
+Backend cuda_contractions() {
+  namespace ns = cuda;
+  return {RAD_CONTRACTIONS(RAD_ENTRY)};
+}
+#endif
 
 }  // namespace
 
 const Backend& backend_of(const Tensor& tensor) {
-  static const Backend cpu_backend = RAD_BACKEND(cpu);
+  static const Backend cpu_backend = cpu_contractions();
 #ifdef RAD_WITH_CUDA
-  static const Backend cuda_backend = RAD_BACKEND(cuda);
+  static const Backend cuda_backend = cuda_contractions();
   return tensor.is_cuda() ? cuda_backend : cpu_backend;
 #else
   RAD_CHECK(!tensor.is_cuda(),

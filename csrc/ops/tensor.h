@@ -21,23 +21,9 @@ using torch::stable::Tensor;
 
 // The contractions of the device that holds a tensor.
 struct Backend {
-  decltype(&cpu::sample_workspace) sample_workspace;
-  decltype(&cpu::sample) sample;
-  decltype(&cpu::norm_sample_workspace) norm_sample_workspace;
-  decltype(&cpu::norm_sample) norm_sample;
-  decltype(&cpu::pack_workspace) pack_workspace;
-  decltype(&cpu::pack) pack;
-  decltype(&cpu::unpack_workspace) unpack_workspace;
-  decltype(&cpu::unpack) unpack;
-  decltype(&cpu::decode) decode;
-  decltype(&cpu::signs) signs;
-  decltype(&cpu::gather) gather;
-  decltype(&cpu::scatter) scatter;
-  decltype(&cpu::linear_wgrad_workspace) linear_wgrad_workspace;
-  decltype(&cpu::linear_wgrad) linear_wgrad;
-  decltype(&cpu::relu) relu;
-  decltype(&cpu::masked) masked;
-  decltype(&cpu::dropout) dropout;
+#define RAD_MEMBER(result, name, arguments) result (*name)(const arguments&);
+  RAD_CONTRACTIONS(RAD_MEMBER)
+#undef RAD_MEMBER
 };
 const Backend& backend_of(const Tensor& tensor);
 

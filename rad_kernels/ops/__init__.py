@@ -1,0 +1,24 @@
+"""The torch ops: thin wrappers, shape rules (fakes), and the rank salt. Only this folder names them.
+
+``spec`` is always ``Sketch.spec``. A ``key`` (int64, one element, the tensor's device) fixes what is drawn;
+None draws it from torch's generator.
+"""
+
+from .elementwise import dropout, dropout_backward, masked, relu, relu_
+from .linear import draw_key, linear, linear_shared, linear_wgrad, pack, unpack
+from .salt import rank_salt
+
+__all__ = [
+    "draw_key",
+    "dropout",
+    "dropout_backward",
+    "linear",
+    "linear_shared",
+    "linear_wgrad",
+    "masked",
+    "pack",
+    "rank_salt",
+    "relu",
+    "relu_",
+    "unpack",
+]

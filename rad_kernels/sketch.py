@@ -10,7 +10,7 @@ import torch
 
 # In the order of the enums in csrc/contract/types.h.
 SAMPLINGS = ("rows", "same", "different", "tile_rows", "project")
-DRAWS = ("stratified", "with_replacement", "without_replacement", "norm")
+DRAWS = ("stratified", "with_replacement", "without_replacement", "norm", "hadamard")
 BITS = (8, 4, 2, 1)
 
 # Which draws each sampling of a Linear can use. Tests, docs and error messages read this table.
@@ -19,7 +19,7 @@ VALID_DRAWS: dict[str, tuple[str, ...]] = {
     "same": ("stratified", "without_replacement", "with_replacement"),
     "different": ("stratified", "with_replacement"),
     "tile_rows": ("stratified", "without_replacement", "with_replacement"),
-    "project": ("stratified",),  # signs, not indices: there is no other draw to choose
+    "project": ("stratified", "hadamard"),  # signs, not indices: independent ones, or those of a transform
 }
 
 # Samplings whose stored values are sums, which dither would only blur.
@@ -48,7 +48,8 @@ class Sketch:
             its own rows; ``"project"``: the paper's random projection onto ``keep * features`` signs.
         draw: how indices are drawn. ``"stratified"``: one per stratum; ``"without_replacement"``: distinct;
             ``"with_replacement"``: the paper's; ``"norm"``: rows with probability by their norm, which
-            stores indices and weights.
+            stores indices and weights; ``"hadamard"`` (projections): a subsampled Hadamard transform, faster
+            and less noisy than independent signs.
         bits: ``None``: values are kept in their own dtype. 8, 4, 2 or 1: as subtractively dithered codes,
             in groups of 64 with an offset and a step each. With ``keep=1`` every value is kept as a code,
             whatever the sampling.

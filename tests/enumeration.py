@@ -32,7 +32,8 @@ class Design:
     """A Linear [rows, features] -> [rows, outputs] that keeps ``kept`` rows or features.
 
     An outcome is an array of indices [lines, kept], ascending where drawn without replacement; of ``project``
-    it is the matrix of signs [features, kept].
+    it is the matrix of signs [features, kept], or of its hadamard draw a 0 or 1 for each feature's sign and
+    then the columns, ascending.
     """
 
     sampling: str
@@ -61,8 +62,15 @@ class Design:
         return {"different": self.rows, "tile_rows": tiles}.get(self.sampling, 1)
 
     @property
+    def order(self) -> int:
+        """Of the Hadamard matrix."""
+        return reference.hadamard_order(self.features)
+
+    @property
     def radix(self) -> Int64s:
         """How many values each digit of an outcome's number can take."""
+        if self.draw == "hadamard":
+            return np.array([*[2] * self.features, comb(self.order, self.kept)])
         if self.sampling == "project":
             return np.full(self.features * self.kept, 2)
         if self.draw == "without_replacement":
@@ -83,7 +91,10 @@ class Design:
 
     def number(self, outcome: Int64s) -> Int64s:
         """[...]: the numbers of outcomes [..., lines, kept]."""
-        if self.sampling == "project":
+        if self.draw == "hadamard":
+            columns = subsets(self.order, self.kept)[1][(1 << outcome[:, self.features :]).sum(-1)]
+            digits = np.column_stack([outcome[:, : self.features], columns])
+        elif self.sampling == "project":
             digits = (outcome + 1) // 2
         elif self.draw == "without_replacement":
             digits = subsets(self.length, self.kept)[1][(1 << outcome).sum(-1)]
@@ -95,6 +106,8 @@ class Design:
     def outcome(self, number: Int64s) -> Int64s:
         """The inverse of ``number``: [len(number), lines, kept]."""
         digits = np.stack(np.unravel_index(number, self.radix), axis=-1)
+        if self.draw == "hadamard":
+            return np.column_stack([digits[:, :-1], subsets(self.order, self.kept)[0][digits[:, -1]]])
         if self.sampling == "project":
             return 2 * digits.reshape(-1, self.features, self.kept) - 1
         if self.draw == "without_replacement":
@@ -103,6 +116,9 @@ class Design:
 
     def drawn(self, key: UInt64s, salt: int) -> Int64s:
         """[len(key), lines, kept]: the outcome of each key."""
+        if self.draw == "hadamard":
+            signs, columns = reference.hadamard_drawn(self.features, self.kept, key, salt)
+            return np.concatenate([(signs + 1) // 2, np.sort(columns)], axis=-1)
         if self.sampling == "project":
             return reference.signs(self.features, self.kept, key, salt)
         if self.draw == "norm":
@@ -179,6 +195,9 @@ def model(
     """[len(outcome), outputs, features]: the estimate of outcomes by definition, in float64."""
     if design.sampling == "project":
         exact = dy.double().numpy().T @ x.double().numpy()
+        if design.draw == "hadamard":
+            signs, columns = outcome[:, : design.features], outcome[:, design.features :]
+            outcome = reference.hadamard_signs(2 * signs - 1, columns).astype(np.int64)
         return factor * (exact @ outcome @ outcome.swapaxes(1, 2)) / design.kept
     return dy.double().numpy().T @ (x.double().numpy() * multipliers(design, outcome, factor))
 

@@ -161,6 +161,17 @@ def _projected_along(d: Design, x: Float64s, dy: Float64s, c: Float64s) -> float
     return 2 / d.kept * (_square(s) - _square(np.diag(s)))
 
 
+# its hadamard draw: k of N columns without replacement, N the order of the transform
+
+
+def _transformed(d: Design, x: Float64s, dy: Float64s) -> float:
+    return _distinct(d.order, d.kept) * _projected(d, x, dy)
+
+
+def _transformed_along(d: Design, x: Float64s, dy: Float64s, c: Float64s) -> float:
+    return _distinct(d.order, d.kept) * _projected_along(d, x, dy, c)
+
+
 ROWS = {
     "stratified": Line(_rows_stratified, _rows_stratified_along),
     "with_replacement": Line(_rows_replaced, _rows_replaced_along),
@@ -176,6 +187,7 @@ VARIANCES = {
     ("different", "stratified"): Line(_different_stratified, _different_stratified_along),
     ("different", "with_replacement"): Line(_different_replaced, _different_replaced_along),
     ("project", "stratified"): Line(_projected, _projected_along),
+    ("project", "hadamard"): Line(_transformed, _transformed_along),
 }
 
 WEIGHT_ROUNDING = 2.0**-24  # of the norm draw's weights, which are stored in fp32

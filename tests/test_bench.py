@@ -390,4 +390,4 @@ def test_a_run_writes_json_and_plot(capsys, monkeypatch, tmp_path):
 def test_sketch_lists():
     assert cli.parse_sketches("rows, rows:0.5:4bit ,rows", 0.25) == [Sketch(0.25), Sketch(0.5, bits=4)]
     assert cli.parse_sketches(None, 0.25) is None
-    assert len(set(cli.default_sketches(0.1))) == len(cli.default_sketches(0.1)) == 11
+    assert len(set(cli.default_sketches(0.1))) == len(cli.default_sketches(0.1)) == 12

@@ -11,6 +11,7 @@ from cases import DTYPES, LAYOUTS, LINEARS
 from checks import ROUNDING, error_over_bound, same_bits
 
 from rad_kernels import Sketch, functional, ops, reference
+from rad_kernels.sketch import VALID_DRAWS
 
 KEY = 0x0123_4567_89AB_CDEF
 DEVIATION = 6.0  # standard normal: 2e-9 a statistic, were its keys fresh
@@ -166,6 +167,7 @@ def test_backward_needs_no_norms():
 # ---- projection
 
 PROJECT = Sketch(0.25, "project")
+PROJECT_DRAWS = VALID_DRAWS["project"]
 
 
 def signs_of_ops(features: int, sketch: Sketch, key: int) -> torch.Tensor:
@@ -175,14 +177,15 @@ def signs_of_ops(features: int, sketch: Sketch, key: int) -> torch.Tensor:
     return saved[: 8 * features * k].view(torch.float64).view(features, k) / reference.project_scale(k)
 
 
+@pytest.mark.parametrize("draw", PROJECT_DRAWS)
 @pytest.mark.parametrize("features", [1, 2, 31, 33, 127, 300, 1030])
-def test_signs_are_numpys(features, monkeypatch):
+def test_signs_are_numpys(features, draw, monkeypatch):
     for salt, keep in itertools.product((0, 2**32 - 1), (1e-6, 0.3, 0.99)):
-        monkeypatch.setattr(ops, "_salt", salt)
-        sketch = Sketch(keep, "project")
+        monkeypatch.setattr(ops.salt, "resolved", salt)
+        sketch = Sketch(keep, "project", draw)
         if sketch.kept(features) == features:
             continue
-        expected = reference.signs(features, sketch.kept(features), KEY, salt)
+        expected = reference.projection(features, sketch.spec, KEY, salt)
         assert np.array_equal(signs_of_ops(features, sketch, KEY).numpy(), expected)
 
 
@@ -204,7 +207,7 @@ def projected_error(x: torch.Tensor, dy: torch.Tensor, sketch: Sketch) -> tuple[
     """
     rows, features, k = *x.shape, sketch.kept(x.shape[1])
     key, scale = torch.tensor(KEY), reference.project_scale(k)
-    r = torch.from_numpy(reference.signs(features, k, KEY, ops.rank_salt())).double()
+    r = torch.from_numpy(reference.projection(features, sketch.spec, KEY, ops.rank_salt())).double()
     saved = ops.pack(x, sketch.spec, key)
     stored = saved[: rows * k * x.element_size()].view(x.dtype).view(rows, k).double()
     unit = ROUNDING[x.dtype]
@@ -221,22 +224,25 @@ def projected_error(x: torch.Tensor, dy: torch.Tensor, sketch: Sketch) -> tuple[
     return of_stored.max().item(), ((dw - exact).abs() / bound).max().item()
 
 
+@pytest.mark.parametrize("draw", PROJECT_DRAWS)
 @every_dtype
-def test_projection_and_its_gradient(dtype):
+def test_projection_and_its_gradient(dtype, draw):
     for case in LINEARS[1:]:
         for keep in (0.07, 0.5):
             x = torch.randn(case.rows, case.features, dtype=torch.float64).to(dtype)
             dy = torch.randn(case.rows, case.outputs, dtype=torch.float64).to(dtype)
-            errors = projected_error(x, dy, Sketch(keep, "project"))
+            errors = projected_error(x, dy, Sketch(keep, "project", draw))
             assert max(errors) <= 1, (str(case), keep, errors)
 
 
+@pytest.mark.parametrize("draw", PROJECT_DRAWS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_unpack_is_the_estimate_of_the_projection(layout):
+def test_unpack_is_the_estimate_of_the_projection(layout, draw):
+    sketch = Sketch(0.25, "project", draw)
     x = LAYOUTS[layout](torch.randn(48, 33, dtype=torch.float64))
     matrix = x.reshape(-1, 33)
-    dense = ops.unpack(ops.pack(x, PROJECT.spec, torch.tensor(KEY)), *matrix.shape, x.dtype, PROJECT.spec)
-    expected = torch.from_numpy(reference.estimate(matrix.numpy(), PROJECT.spec, KEY, ops.rank_salt()))
+    dense = ops.unpack(ops.pack(x, sketch.spec, torch.tensor(KEY)), *matrix.shape, x.dtype, sketch.spec)
+    expected = torch.from_numpy(reference.estimate(matrix.numpy(), sketch.spec, KEY, ops.rank_salt()))
     assert torch.allclose(dense, expected, rtol=1e-13, atol=1e-12)
 
 

@@ -63,6 +63,9 @@ SIZES = {
     ("project", "stratified"): [
         (2, 4, 3), (3, 5, 2), (2, 4, 2), (3, 7, 1),
     ],
+    ("project", "hadamard"): [
+        (2, 4, 3), (3, 5, 2), (2, 4, 2), (3, 7, 1), (2, 6, 3),
+    ],
 }  # fmt: skip
 DESIGNS = [
     Design(*names, rows, features, kept) for names, sizes in SIZES.items() for rows, features, kept in sizes

@@ -158,7 +158,7 @@ def test_strides_of_projected_activations_do_not_matter(layout, device):
 
 @pytest.mark.parametrize("salt", [0, 1, 2**31, 2**32 - 1])
 def test_trailer(salt, device, monkeypatch):
-    monkeypatch.setattr(ops, "_salt", salt)
+    monkeypatch.setattr(ops.salt, "resolved", salt)
     for key in (0, 1, 2**32 - 1, 2**32, 2**63 - 1):
         for sketch in sketches(keeps=(0.5,)):
             words = packed(values(9, 11, torch.float32, device), sketch, key)[-64:].view("<u8")

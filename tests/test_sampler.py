@@ -157,7 +157,7 @@ def test_samples_are_numpys(sampling, draw, device, monkeypatch):
     rng = random.Random(sampling + draw)
     for n in (*range(1, 40), 63, 64, 65, 255, 256, 257, 511, 513, 1024, 4099, 20011):
         for k in {1, 2, n // 3, n // 2, n - 1, n, rng.randint(1, n)} - {0}:
-            monkeypatch.setattr(ops, "_salt", rng.choice([*SALTS, rng.getrandbits(32)]))
+            monkeypatch.setattr(ops.salt, "resolved", rng.choice([*SALTS, rng.getrandbits(32)]))
             key = rng.choice([0, 1, 2**32, 2**63 - 1, *(rng.getrandbits(63) for _ in range(8))])
             check_sample(Sketch(min(k, n) / n, sampling, draw), n, key, device)
 
@@ -266,7 +266,7 @@ def test_keys_and_salts_give_other_samples(sampling, draw, device, monkeypatch):
     x, sketch = torch.arange(4096.0, device=device).double().reshape(64, 64), Sketch(0.5, sampling, draw)
     samples = set()
     for salt in SALTS:
-        monkeypatch.setattr(ops, "_salt", salt)
+        monkeypatch.setattr(ops.salt, "resolved", salt)
         samples |= {pack_values(x, sketch, key).tobytes() for key in (0, 1, 2**32, 2**62)}
     assert len(samples) == 4 * len(SALTS)
 

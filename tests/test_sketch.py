@@ -70,7 +70,7 @@ def test_every_combination_is_valid_or_refused():
         ),
         ("different", "norm", "use draw 'stratified' or 'with_replacement', or sampling 'rows'"),
         ("tile_rows", "norm", "or 'without_replacement' or 'with_replacement', or sampling 'rows'"),
-        ("project", "norm", "use draw 'stratified', or sampling 'rows'"),
+        ("project", "norm", "use draw 'stratified' or 'hadamard', or sampling 'rows'"),
     ],
 )
 def test_a_refused_combination_names_what_would_work(sampling, draw, advice):

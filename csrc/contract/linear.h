@@ -52,8 +52,8 @@ struct DecodeArgs {
   void* out;           // [end - begin, width of the lines], contiguous
 };
 
-// Rows [begin, end) of the random matrix R [features, kept(features)] of `project`: each entry +1 or -1. Key
-// and salt are read from the trailer.
+// Rows [begin, end) of the random matrix R [features, kept(features)] of `project` with its own draw of
+// signs: each entry +1 or -1. Key and salt are read from the trailer.
 struct SignsArgs {
   Exec exec;
   SketchSpec spec;
@@ -63,7 +63,23 @@ struct SignsArgs {
   void* out;  // [end - begin, kept(features)], contiguous
 };
 
-// saved -> the dense unbiased estimate of the activation (tests and diagnostics only).
+// out = scale * x R, or scale * x R^T, with R [features, kept(features)] of `project` with the hadamard draw:
+// a fast transform instead of a product. Key and salt are read from the trailer.
+struct HadamardArgs {
+  Exec exec;
+  SketchSpec spec;
+  DType dtype;  // of x and out; 16-bit values are summed in fp32 and rounded once
+  const Trailer* trailer;
+  int64_t features;
+  bool transposed;
+  MatrixView x;  // [rows, features]; transposed: [rows, kept(features)]
+  double scale;
+  void* out;  // [rows, kept(features)]; transposed: [rows, features]; contiguous
+  void* workspace;
+};
+
+// saved -> the dense unbiased estimate of the activation (tests and diagnostics only). Not for the hadamard
+// draw: that is `hadamard`, transposed, of the stored lines.
 struct UnpackArgs {
   Exec exec;
   SketchSpec spec;
@@ -122,6 +138,8 @@ struct LinearWgradArgs {
   F(int, norm_sample, NormSampleArgs)                 \
   F(int64_t, pack_workspace, PackArgs)                \
   F(int, pack, PackArgs)                              \
+  F(int64_t, hadamard_workspace, HadamardArgs)        \
+  F(int, hadamard, HadamardArgs)                      \
   F(int64_t, unpack_workspace, UnpackArgs)            \
   F(int, unpack, UnpackArgs)                          \
   F(int, decode, DecodeArgs)                          \

@@ -6,7 +6,13 @@ namespace rad {
 
 enum class DType : int32_t { kF32 = 0, kF64 = 1, kBF16 = 2, kF16 = 3 };
 enum class Sampling : int32_t { kRows = 0, kSame = 1, kDifferent = 2, kTileRows = 3, kProject = 4 };
-enum class Draw : int32_t { kStratified = 0, kWithReplacement = 1, kWithoutReplacement = 2, kNorm = 3 };
+enum class Draw : int32_t {
+  kStratified = 0,
+  kWithReplacement = 1,
+  kWithoutReplacement = 2,
+  kNorm = 3,
+  kHadamard = 4
+};
 
 // What is kept of an activation [rows, features]: the numbers behind rad_kernels.Sketch.
 struct SketchSpec {

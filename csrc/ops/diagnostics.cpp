@@ -1,4 +1,5 @@
 // The dense estimate behind a saved buffer. Training never calls this.
+#include "ops/project.h"
 #include "ops/register.h"
 #include "ops/saved.h"
 
@@ -10,6 +11,7 @@ Tensor unpack(const Tensor& buffer, std::vector<int64_t> spec_numbers, int64_t r
   Tensor out = empty_like_device(buffer, {rows, features}, dtype);
   const Saved saved(buffer, decode_spec(spec_numbers), dtype_of(out), rows, features);
   if (out.numel() == 0) return out;
+  if (saved.spec().draw == Draw::kHadamard) return projected_back(saved.lines(0, 0, rows, false), saved);
   const Execution run(buffer);
   const Backend& backend = backend_of(buffer);
   UnpackArgs args{run.exec(), saved.spec(), saved.dtype(),          rows,

@@ -1,7 +1,6 @@
 #include <tuple>
 
-#include "core/signs.h"
-#include "ops/blocks.h"
+#include "ops/project.h"
 #include "ops/register.h"
 #include "ops/saved.h"
 #include "ops/tensor.h"
@@ -9,22 +8,6 @@
 
 namespace rad::ops {
 namespace {
-
-// scale * x R for the signs R of the buffer's key.
-Tensor projected(const Tensor& x, const Saved& saved) {
-  const int64_t rows = saved.layout().lines, features = saved.features(), k = saved.layout().width,
-                item = item_size(saved.dtype());
-  Tensor matrix = torch::stable::reshape(x, {rows, features});
-  Tensor out = empty_like_device(x, {rows, k}, scalar_type_of(saved.dtype()));
-  // 16-bit sums are rounded once only if one product makes them.
-  const int64_t block = x.is_cuda() || item == 2 ? features : block_of(kBlockBytes, k * item);
-  for (int64_t begin = 0; begin < features; begin += block) {
-    const int64_t end = std::min(begin + block, features);
-    const Tensor part = torch::stable::narrow(matrix, 1, begin, end - begin);
-    addmm(out, part, saved.signs(begin, end, saved.dtype()), begin == 0 ? 0.0 : 1.0, project_scale(k));
-  }
-  return out;
-}
 
 Tensor pack(const Tensor& x, std::vector<int64_t> spec_numbers, int64_t salt,
             const std::optional<Tensor>& key) {

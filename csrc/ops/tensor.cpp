@@ -168,7 +168,7 @@ SketchSpec decode_spec(const std::vector<int64_t>& spec) {
   const int64_t num = spec[0], den = spec[1], bits = spec[4];
   RAD_CHECK(0 < num && num <= den && den <= 1000000, "spec: keep = ", num, "/", den, " is not in (0, 1]");
   RAD_CHECK(0 <= spec[2] && spec[2] <= 4, "spec: unknown sampling ", spec[2]);
-  RAD_CHECK(0 <= spec[3] && spec[3] <= 3, "spec: unknown draw ", spec[3]);
+  RAD_CHECK(0 <= spec[3] && spec[3] <= 4, "spec: unknown draw ", spec[3]);
   RAD_CHECK(bits == 0 || bits == 1 || bits == 2 || bits == 4 || bits == 8,
             "spec: bits must be 0, 1, 2, 4 or 8, got ", bits);
   return {num, den, static_cast<Sampling>(spec[2]), static_cast<Draw>(spec[3]), static_cast<int32_t>(bits)};

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "core/signs.h"
 #include "ops/blocks.h"
+#include "ops/project.h"
 
 namespace rad::ops {
 namespace {
@@ -178,21 +178,11 @@ Tensor same_wgrad(const Tensor& dy, const Saved& saved) {
   return product.widen ? torch::stable::to(dw, scalar_type_of(saved.dtype())) : dw;
 }
 
-// dW = (dy^T @ stored) R^T / (k scale), the signs R regenerated a block of features at a time.
 Tensor project_wgrad(const Tensor& dy, const Saved& saved) {
   Product product(dy, saved);
-  const int64_t outputs = dy.size(dy.dim() - 1), k = saved.layout().width, features = saved.features();
-  const DType sum_type = product.widen ? DType::kF32 : saved.dtype();
-  const int64_t block = dy.is_cuda() ? features : block_of(kBlockBytes, k * item_size(sum_type));
-  Tensor sums = empty_like_device(dy, {outputs, k}, product.type());
-  product.run(sums, 0, outputs, kUnweighted);
-  Tensor dw = empty_like_device(dy, {outputs, features}, product.type());
-  for (int64_t begin = 0; begin < features; begin += block) {
-    const int64_t end = std::min(begin + block, features);
-    Tensor columns = torch::stable::narrow(dw, 1, begin, end - begin);
-    addmm(columns, sums, transposed(saved.signs(begin, end, sum_type)), 0.0,
-          1 / (static_cast<double>(k) * project_scale(k)));
-  }
+  Tensor sums = empty_like_device(dy, {dy.size(dy.dim() - 1), saved.layout().width}, product.type());
+  product.run(sums, 0, sums.size(0), kUnweighted);
+  const Tensor dw = projected_back(sums, saved);
   return product.widen ? torch::stable::to(dw, scalar_type_of(saved.dtype())) : dw;
 }
 

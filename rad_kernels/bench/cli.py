@@ -176,6 +176,7 @@ def default_sketches(keep: float) -> list[Sketch]:
     samplings = ("rows", "same", "different", "tile_rows", "project")
     return [
         *(Sketch(keep, sampling) for sampling in samplings),
+        Sketch(keep, "project", "hadamard"),
         Sketch(keep, "rows", "norm"),
         Sketch(keep, "rows", bits=4),
         Sketch(keep, "different", bits=4),

@@ -62,17 +62,27 @@ def exact_linear(case: LinearCase, dtype: torch.dtype) -> Work:
     return Work(6.0 * n * d * m, dtype.itemsize * float(3 * n * d + 3 * n * m + 3 * d * m))
 
 
+def projecting(features: int, sketch: Sketch) -> float:
+    """Flops for a row of x or of dW: a product with signs, or a fast transform."""
+    if sketch.sampling != "project" or sketch.spec[0] == sketch.spec[1]:
+        return 0.0
+    if sketch.draw != "hadamard":
+        return 2.0 * features * sketch.kept(features)
+    bits = (features - 1).bit_length()
+    return float(bits << bits)
+
+
 def sketched_linear(case: LinearCase, dtype: torch.dtype, sketch: Sketch) -> Work:
     """Two full products and a share of the third: ``(4 + 2 keep) / 6`` of the flops.
 
-    ``project`` multiplies by its signs twice more. The pack is written and read once instead of x.
+    ``project`` multiplies by its signs twice more, or transforms the rows of both. The pack is
+    written and read once instead of x.
     """
     n, d, m = case.rows, case.features, case.outputs
     rows = sketch.sampling in ("rows", "tile_rows")
     share = (sketch.kept(n) / n) if rows else (sketch.kept(d) / d)
     flops = (4 + 2 * share) * n * d * m
-    if sketch.sampling == "project" and share < 1:
-        flops += 2 * (n + m) * d * sketch.kept(d)
+    flops += (n + m) * projecting(d, sketch)
     dy_again = share if rows else 1.0
     values = 2 * n * d + (2 + dy_again) * n * m + 3 * d * m
     return Work(flops, dtype.itemsize * values + 2.0 * saved_nbytes(n, d, dtype, sketch))
@@ -83,8 +93,7 @@ def packing(case: LinearCase, dtype: torch.dtype, sketch: Sketch) -> Work:
     n, d = case.rows, case.features
     whole = sketch.sampling == "project" or sketch.draw == "norm"
     share = 1.0 if whole else (sketch.kept(n) / n if "rows" in sketch.sampling else sketch.kept(d) / d)
-    flops = 2.0 * n * d * sketch.kept(d) if sketch.sampling == "project" else 0.0
-    return Work(flops, share * n * d * dtype.itemsize + saved_nbytes(n, d, dtype, sketch))
+    return Work(n * projecting(d, sketch), share * n * d * dtype.itemsize + saved_nbytes(n, d, dtype, sketch))
 
 
 def weight_gradient(case: LinearCase, dtype: torch.dtype, sketch: Sketch | None) -> Work:
@@ -95,8 +104,7 @@ def weight_gradient(case: LinearCase, dtype: torch.dtype, sketch: Sketch | None)
     rows = "rows" in sketch.sampling
     share = (sketch.kept(n) / n) if rows else (sketch.kept(d) / d)
     flops = 2 * share * n * d * m
-    if sketch.sampling == "project" and share < 1:
-        flops += 2 * m * d * sketch.kept(d)
+    flops += m * projecting(d, sketch)
     values = (share if rows else 1.0) * n * m + d * m
     return Work(flops, dtype.itemsize * values + saved_nbytes(n, d, dtype, sketch))
 

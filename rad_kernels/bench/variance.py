@@ -124,7 +124,9 @@ def formula(sketch: Sketch, activation: Activation) -> float | None:
             return None
         k = sketch.kept(d)
         if sketch.sampling == "project":
-            return float((d - 1) / k * activation.dw.square().sum())
+            order = 1 << (d - 1).bit_length()
+            distinct = (order - k) / (order - 1) if sketch.draw == "hadamard" else 1.0
+            return float(distinct * (d - 1) / k * activation.dw.square().sum())
         variances = covariance(d, k, sketch.draw).diagonal()
         by_feature = activation.dw.square().sum(0) if sketch.sampling == "same" else dy_squares @ x.square()
         return float(variances @ by_feature)

@@ -14,6 +14,9 @@ from .samples import (
     Spec,
     drawn,
     fixed_norms,
+    hadamard_drawn,
+    hadamard_order,
+    hadamard_signs,
     index_ranges,
     kept,
     multipliers,
@@ -22,6 +25,7 @@ from .samples import (
     norm_weight,
     permuted,
     project_scale,
+    projection,
     sample,
     sampled_length,
     signs,
@@ -42,10 +46,11 @@ from .saved import (
 from .words import Float64s, Int64s, UInt32s, UInt64s, mulhi64, philox4x32, random_words, word64
 
 __all__ = [
-    "DRAWS", "FORMAT_VERSION", "GROUP", "ROLES", "SAMPLINGS", "TILE",
-    "Float64s", "Int64s", "Layout", "Spec", "UInt32s", "UInt64s",
-    "decode", "decoded_values", "dither_noise", "drawn", "dropout_words", "encode", "estimate", "fixed_norms",
-    "group_range", "index_ranges", "kept", "mulhi64", "multipliers", "norm_drawn", "norm_probability",
-    "norm_weight", "pack", "permuted", "philox4x32", "project_scale", "random_words", "real_values", "sample",
-    "sampled_length", "saved_layout", "signs", "step_for", "stored_values", "strata", "weights", "word64",
+    "DRAWS", "FORMAT_VERSION", "GROUP", "ROLES", "SAMPLINGS", "TILE", "Float64s", "Int64s", "Layout",
+    "Spec", "UInt32s", "UInt64s", "decode", "decoded_values", "dither_noise", "drawn", "dropout_words",
+    "encode", "estimate", "fixed_norms", "group_range", "hadamard_drawn", "hadamard_order",
+    "hadamard_signs", "index_ranges", "kept", "mulhi64", "multipliers", "norm_drawn", "norm_probability",
+    "norm_weight", "pack", "permuted", "philox4x32", "project_scale", "projection", "random_words",
+    "real_values", "sample", "sampled_length", "saved_layout", "signs", "step_for", "stored_values",
+    "strata", "weights", "word64",
 ]  # fmt: skip

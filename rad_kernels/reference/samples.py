@@ -10,7 +10,7 @@ from .words import Float64s, Int64s, UInt32s, UInt64s, mulhi64, random_words, wo
 Spec = tuple[int, ...]
 
 SAMPLINGS = ("rows", "same", "different", "tile_rows", "project")
-DRAWS = ("stratified", "with_replacement", "without_replacement", "norm")
+DRAWS = ("stratified", "with_replacement", "without_replacement", "norm", "hadamard")
 # The streams. A sampling draws from its own; with permutations all draw from that of permutations.
 ROLES = {"rows": 1, "tile_rows": 1, "same": 2, "different": 2,
          "dither": 3, "signs": 4, "permutation": 5, "dropout": 6}  # fmt: skip
@@ -181,6 +181,33 @@ def signs(features: int, k: int, key: ArrayLike, salt: ArrayLike = 0) -> NDArray
     as_bytes = words.reshape(*words.shape[:-2], 4 * calls.size).astype("<u4").view(np.uint8)
     bits = np.unpackbits(as_bytes, axis=-1, bitorder="little")[..., :k]
     return (2 * bits.astype(np.int8) - 1).astype(np.int8)
+
+
+def hadamard_order(features: int) -> int:
+    """The least power of two that is at least ``features``."""
+    return 1 << (max(features, 1) - 1).bit_length()
+
+
+def hadamard_drawn(features: int, k: int, key: ArrayLike, salt: ArrayLike = 0) -> tuple[Int64s, Int64s]:
+    """(signs [..., features] of +1 and -1, columns [..., k] of the Hadamard matrix, in stored order)."""
+    key = np.asarray(key, np.uint64)
+    first_line = signs(1, features, key, salt)[..., 0, :].astype(np.int64)
+    return first_line, permuted(np.arange(k), hadamard_order(features), key, salt)
+
+
+def hadamard_signs(first_line: Int64s, columns: Int64s) -> NDArray[np.int8]:
+    """R [..., features, k]: row f, column c of a Hadamard matrix is -1 to the number of ones in f & c."""
+    both = np.arange(first_line.shape[-1])[:, None] & columns[..., None, :]
+    odd = np.bitwise_count(both) % 2
+    return (first_line[..., None] * (1 - 2 * odd.astype(np.int64))).astype(np.int8)
+
+
+def projection(features: int, spec: Spec, key: ArrayLike, salt: ArrayLike = 0) -> NDArray[np.int8]:
+    """R [..., features, k] of ``project`` with the draw of ``spec``."""
+    k = kept(features, spec)
+    if DRAWS[spec[3]] != "hadamard":
+        return signs(features, k, key, salt)
+    return hadamard_signs(*hadamard_drawn(features, k, key, salt))
 
 
 def project_scale(k: int) -> float:

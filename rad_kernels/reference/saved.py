@@ -24,9 +24,9 @@ from .samples import (
     norm_drawn,
     norm_weight,
     project_scale,
+    projection,
     sample,
     sampled_length,
-    signs,
     weights,
 )
 from .words import Float64s, Int64s, UInt32s, random_words
@@ -128,7 +128,7 @@ def stored_values(x: NDArray, spec: Spec, key: int, salt: int = 0, dtype: str | 
     """[lines, stored]: what is stored of x, before it is coded. Projections in float64, of float arrays."""
     if SAMPLINGS[spec[2]] == "project":
         k = kept(x.shape[1], spec)
-        return x.astype(np.float64) @ signs(x.shape[1], k, key, salt) * project_scale(k)
+        return x.astype(np.float64) @ projection(x.shape[1], spec, key, salt) * project_scale(k)
     row, column, _ = _places(x, spec, key, salt, dtype)
     return x[row, column]
 
@@ -182,7 +182,7 @@ def estimate(
         values = abs(values)
     if SAMPLINGS[spec[2]] == "project":
         k = values.shape[1]
-        back = np.ones((k, x.shape[1])) if magnitude else signs(x.shape[1], k, key, salt).T
+        back = np.ones((k, x.shape[1])) if magnitude else projection(x.shape[1], spec, key, salt).T
         return values @ back / max(k, 1) / project_scale(k)
     row, column, weight = _places(x, spec, key, salt, dtype)
     out = np.zeros(x.shape)

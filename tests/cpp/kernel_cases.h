@@ -245,7 +245,8 @@ inline std::vector<char> fresh_saved(const rad::SketchSpec& spec, rad::DType dty
 
 inline std::string describe(const rad::SketchSpec& spec, rad::DType dtype, int64_t rows, int64_t cols) {
   static const char* const samplings[] = {"rows", "same", "different", "tile_rows", "project"};
-  static const char* const draws[] = {"stratified", "with_replacement", "without_replacement", "norm"};
+  static const char* const draws[] = {"stratified", "with_replacement", "without_replacement", "norm",
+                                      "hadamard"};
   static const char* const dtypes[] = {"f32", "f64", "bf16", "f16"};
   return std::string(samplings[static_cast<int>(spec.sampling)]) + " " + draws[static_cast<int>(spec.draw)] +
          " " + std::to_string(spec.num) + "/" + std::to_string(spec.den) + " bits " +

@@ -1,5 +1,5 @@
 // unpack: the CPU's result bit for bit, and the definition from the decoded values.
-#include "core/signs.h"
+#include "core/hadamard.h"
 #include "kernel_cases.h"
 
 using namespace rad;
@@ -148,6 +148,55 @@ TEST(signs_every_dtype_and_width) {
         for (int64_t i = 0; i < (end - begin) * k; ++i)
           EXPECT(get_item(dtype, got.data(), static_cast<size_t>(i)) == sign(begin + i / k, i % k), "k ", k,
                  " entry ", i);
+      }
+}
+
+// In place, by recursion on halves: H of twice the order is [[H, H], [H, -H]].
+void walsh(std::vector<double>& v, size_t begin, size_t order) {
+  if (order == 1) return;
+  for (size_t i = begin; i < begin + order / 2; ++i) {
+    const double a = v[i], b = v[i + order / 2];
+    v[i] = a + b, v[i + order / 2] = a - b;
+  }
+  walsh(v, begin, order / 2), walsh(v, begin + order / 2, order / 2);
+}
+
+// Sums of multiples of 1/8 are exact, so CPU and GPU code meet the definition to the last rounding. The last
+// sizes have lines that do not fit into shared memory.
+TEST(hadamard_against_its_definition) {
+  for (const DType dtype : kDTypes)
+    for (const int64_t features : {1, 2, 5, 33, 64, 300, 8193, 16385})
+      for (const bool transposed : {false, true}) {
+        const SketchSpec spec{1, 3, Sampling::kProject, Draw::kHadamard, 0};
+        const int64_t k = kept(features, 1, 3), rows = features > 1000 ? 2 : 5,
+                      order = hadamard_order(features), in = transposed ? k : features,
+                      out_cols = transposed ? features : k;
+        const Matrix x(dtype, Form::kPadded, rows, in, 44);
+        const std::vector<Trailer> trailer{{kKey, kSalt, kFormatVersion, {}}};
+        Device<Trailer> device_trailer(trailer);
+        const size_t bytes = static_cast<size_t>(rows * out_cols * item_size(dtype));
+        std::vector<char> cpu_out(bytes);
+        Device<char> out(bytes);
+        HadamardArgs args{{},         spec,     dtype, trailer.data(), features,
+                          transposed, x.host(), 0.25,  cpu_out.data(), nullptr};
+        run_cpu<HadamardArgs>(cpu::hadamard_workspace, cpu::hadamard, args);
+        args.trailer = device_trailer.data(), args.x = x.device(), args.out = out.data();
+        run_cuda<HadamardArgs>(cuda::hadamard_workspace, cuda::hadamard, args);
+        EXPECT_SAME(out.get(), cpu_out, describe(spec, dtype, rows, features));
+        const Permutation column(kKey, kSalt, 0, order);
+        for (int64_t r = 0; r < rows; ++r) {
+          std::vector<double> line(static_cast<size_t>(order));
+          for (int64_t i = 0; i < in; ++i)
+            line[static_cast<size_t>(transposed ? column(i) : i)] =
+                x.at(r, i) * (transposed ? 1 : sign(0, i));
+          walsh(line, 0, line.size());
+          for (int64_t i = 0; i < out_cols; ++i) {
+            const double sum = line[static_cast<size_t>(transposed ? i : column(i))];
+            EXPECT(get_item(dtype, cpu_out.data(), static_cast<size_t>(r * out_cols + i)) ==
+                       rounded(dtype, 0.25 * sum * (transposed ? sign(0, i) : 1)),
+                   "(", r, ",", i, ")");
+          }
+        }
       }
 }
 

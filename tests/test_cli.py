@@ -67,7 +67,8 @@ def test_info(capsys):
         ),
         (
             ["demo", "--sketches", "rows:0.1:sorted"],
-            "draw must be one of stratified, with_replacement, without_replacement, norm, hadamard; got 'sorted'",
+            "draw must be one of stratified, with_replacement, without_replacement, norm, hadamard; "
+            "got 'sorted'",
         ),
         (["demo", "--sketches", "rows:a"], "keep must be a number in (0, 1], got 'a' in 'rows:a'"),
         (["demo", "--sketches", "rows,rows:0.1"], "sketches must differ, got 'rows,rows:0.1'"),

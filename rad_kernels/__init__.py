@@ -17,6 +17,7 @@ except ImportError as _error:
     ) from _error
 
 from . import functional, memory, nn
+from .convert import convert, restore
 from .sketch import Sketch
 
 
@@ -37,4 +38,4 @@ def show_config() -> str:
     return "\n".join(lines)
 
 
-__all__ = ["Sketch", "__version__", "functional", "memory", "nn", "show_config"]
+__all__ = ["Sketch", "__version__", "convert", "functional", "memory", "nn", "restore", "show_config"]

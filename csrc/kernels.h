@@ -3,6 +3,7 @@
 // x_workspace(args) bytes at args.workspace), never synchronise, and are deterministic. Status 0 is
 // success; the CUDA side returns its cudaError_t. Each family of contractions has a header in contract/.
 #pragma once
+#include "contract/conv.h"
 #include "contract/elementwise.h"
 #include "contract/linear.h"
 
@@ -11,6 +12,7 @@ namespace rad {
 // Every contraction as F(result, name, arguments): `result name(const arguments&)`.
 #define RAD_CONTRACTIONS(F)  \
   RAD_LINEAR_CONTRACTIONS(F) \
+  RAD_CONV_CONTRACTIONS(F)   \
   RAD_ELEMENTWISE_CONTRACTIONS(F)
 
 #define RAD_DECLARE(result, name, arguments) result name(const arguments& args);

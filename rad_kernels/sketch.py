@@ -22,6 +22,13 @@ VALID_DRAWS: dict[str, tuple[str, ...]] = {
     "project": ("stratified", "hadamard"),  # signs, not indices: independent ones, or those of a transform
 }
 
+# The same of convolutions, whose rows are positions.
+VALID_CONV_DRAWS: dict[str, tuple[str, ...]] = {
+    "rows": ("stratified", "without_replacement", "with_replacement"),
+    "same": ("stratified", "without_replacement", "with_replacement"),
+    "different": ("stratified", "with_replacement"),
+}
+
 # Samplings whose stored values are sums, which dither would only blur.
 WITHOUT_BITS = ("project",)
 

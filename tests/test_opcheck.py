@@ -4,11 +4,16 @@ with symbolic shapes. It cannot see which sample is used: test_compile.py does."
 import pytest
 import torch
 from cases import COMBINATIONS, DTYPES, LAYOUTS
+from conv_cases import ConvCase
 from torch.library import opcheck
 
 from rad_kernels import Sketch
 from rad_kernels.sketch import SAMPLINGS
 
+CONVOLUTIONS = [
+    ConvCase(2, 4, (7, 6), 6, (3, 2), stride=2, padding=1, groups=2),
+    ConvCase(2, 3, (9,), 5, (3,), padding=1, transposed=True, stride=2, output_padding=1),
+]
 OPS = torch.ops.rad_kernels
 KEY = torch.tensor([2**62 + 12345])
 every_combination = pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
@@ -75,3 +80,16 @@ def test_relu_of_layouts(layout):
     y, mask = OPS.relu(x)
     check(OPS.masked.default, randn(*x.shape), mask, list(y.stride()))
     check(OPS.masked.default, torch.ones(()).expand(x.shape), mask, list(y.stride()))
+
+
+@every_dtype
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_convolution_ops(case, dtype):
+    x, weight, dy = case.data(dtype)
+    for sketch in (Sketch(0.3), Sketch(0.3, "different"), Sketch(1, bits=4)):
+        by_channel = sketch.sampling != "rows"
+        how = [*case.geometry, sketch.spec, by_channel]
+        check(OPS.conv.default, x, weight, None, *how, 0, KEY)
+        saved = OPS.conv(x, weight, None, *how, 0, KEY)[1]
+        del how[4]  # output padding
+        check(OPS.conv_wgrad.default, dy, saved, x.shape, weight.shape, *how)

@@ -1,5 +1,6 @@
 #include <tuple>
 
+#include "ops/pack.h"
 #include "ops/project.h"
 #include "ops/register.h"
 #include "ops/saved.h"
@@ -9,9 +10,35 @@
 namespace rad::ops {
 namespace {
 
-Tensor pack(const Tensor& x, std::vector<int64_t> spec_numbers, int64_t salt,
-            const std::optional<Tensor>& key) {
-  const SketchSpec spec = decode_spec(spec_numbers);
+Tensor pack_op(const Tensor& x, std::vector<int64_t> spec, int64_t salt, const std::optional<Tensor>& key) {
+  return pack(x, decode_spec(spec), salt, key);
+}
+
+std::tuple<Tensor, Tensor> linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                                  std::vector<int64_t> spec, int64_t salt, const std::optional<Tensor>& key) {
+  return {aten_linear(x, weight, bias), pack(x, decode_spec(spec), salt, key)};
+}
+
+std::tuple<std::vector<Tensor>, Tensor> linear_shared(const Tensor& x, std::vector<Tensor> weights,
+                                                      std::vector<std::optional<Tensor>> biases,
+                                                      std::vector<int64_t> spec, int64_t salt,
+                                                      const std::optional<Tensor>& key) {
+  RAD_CHECK(weights.size() == biases.size(), "linear_shared: ", weights.size(), " weights but ",
+            biases.size(), " biases");
+  std::vector<Tensor> ys;
+  for (size_t i = 0; i < weights.size(); ++i) ys.push_back(aten_linear(x, weights[i], biases[i]));
+  return {std::move(ys), pack(x, decode_spec(spec), salt, key)};
+}
+
+Tensor linear_wgrad(const Tensor& dy, const Tensor& buffer, int64_t features, std::vector<int64_t> spec) {
+  const int64_t outputs = dy.size(dy.dim() - 1), rows = outputs ? dy.numel() / outputs : 0;
+  if (dy.numel() == 0 || features == 0) return torch::stable::new_zeros(dy, {outputs, features});
+  return sampled_wgrad(dy, Saved(buffer, decode_spec(spec), dtype_of(dy), rows, features));
+}
+
+}  // namespace
+
+Tensor pack(const Tensor& x, const SketchSpec& spec, int64_t salt, const std::optional<Tensor>& key) {
   RAD_CHECK(0 <= salt && salt < int64_t{1} << 32, "salt must be in [0, 2^32), got ", salt);
   Matrix matrix = as_matrix(x);
   const Execution run(x);
@@ -38,32 +65,8 @@ Tensor pack(const Tensor& x, std::vector<int64_t> spec_numbers, int64_t salt,
   return saved.buffer();
 }
 
-std::tuple<Tensor, Tensor> linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                                  std::vector<int64_t> spec, int64_t salt, const std::optional<Tensor>& key) {
-  return {aten_linear(x, weight, bias), pack(x, spec, salt, key)};
-}
-
-std::tuple<std::vector<Tensor>, Tensor> linear_shared(const Tensor& x, std::vector<Tensor> weights,
-                                                      std::vector<std::optional<Tensor>> biases,
-                                                      std::vector<int64_t> spec, int64_t salt,
-                                                      const std::optional<Tensor>& key) {
-  RAD_CHECK(weights.size() == biases.size(), "linear_shared: ", weights.size(), " weights but ",
-            biases.size(), " biases");
-  std::vector<Tensor> ys;
-  for (size_t i = 0; i < weights.size(); ++i) ys.push_back(aten_linear(x, weights[i], biases[i]));
-  return {std::move(ys), pack(x, spec, salt, key)};
-}
-
-Tensor linear_wgrad(const Tensor& dy, const Tensor& buffer, int64_t features, std::vector<int64_t> spec) {
-  const int64_t outputs = dy.size(dy.dim() - 1), rows = outputs ? dy.numel() / outputs : 0;
-  if (dy.numel() == 0 || features == 0) return torch::stable::new_zeros(dy, {outputs, features});
-  return sampled_wgrad(dy, Saved(buffer, decode_spec(spec), dtype_of(dy), rows, features));
-}
-
-}  // namespace
-
 void register_linear(Library& m) {
-  m.impl("pack", TORCH_BOX(&pack));
+  m.impl("pack", TORCH_BOX(&pack_op));
   m.impl("linear", TORCH_BOX(&linear));
   m.impl("linear_shared", TORCH_BOX(&linear_shared));
   m.impl("linear_wgrad", TORCH_BOX(&linear_wgrad));

@@ -7,6 +7,7 @@ using Library = torch::stable::detail::StableLibrary;
 
 // Each file of ops implements a group of the schema table; one implementation serves every device.
 void register_linear(Library& m);
+void register_conv(Library& m);
 void register_activation(Library& m);
 void register_diagnostics(Library& m);
 

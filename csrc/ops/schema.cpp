@@ -11,6 +11,13 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
       "linear_shared(Tensor x, Tensor[] weights, Tensor?[] biases, int[] spec, int salt, Tensor? key=None) -> (Tensor[], Tensor)");
   m.def("linear_wgrad(Tensor dy, Tensor saved, SymInt features, int[] spec) -> Tensor");
 
+  // x [images, channels, *positions] is packed as [images * positions, channels] or, by_channel, as
+  // [images * channels, positions].
+  m.def(
+      "conv(Tensor x, Tensor weight, Tensor? bias, int[] stride, SymInt[] padding, int[] dilation, bool transposed, SymInt[] output_padding, int groups, int[] spec, bool by_channel, int salt, Tensor? key=None) -> (Tensor, Tensor)");
+  m.def(
+      "conv_wgrad(Tensor dy, Tensor saved, SymInt[] x_shape, SymInt[] weight_shape, int[] stride, SymInt[] padding, int[] dilation, bool transposed, int groups, int[] spec, bool by_channel) -> Tensor");
+
   // A mask numbers elements in the memory order of y; `stride` tells masked that order.
   m.def("relu(Tensor x) -> (Tensor, Tensor)");
   m.def("relu_(Tensor(a!) x) -> Tensor");
@@ -27,6 +34,7 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CPU, m) {
   rad::ops::register_linear(m);
+  rad::ops::register_conv(m);
   rad::ops::register_activation(m);
   rad::ops::register_diagnostics(m);
 }
@@ -34,6 +42,7 @@ STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CPU, m) {
 #ifdef RAD_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CUDA, m) {
   rad::ops::register_linear(m);
+  rad::ops::register_conv(m);
   rad::ops::register_activation(m);
   rad::ops::register_diagnostics(m);
 }

@@ -144,6 +144,17 @@ Tensor aten_linear(const Tensor& x, const Tensor& weight, const std::optional<Te
   return to<Tensor>(stack[0]);
 }
 
+Tensor aten_convolution(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                        const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                        const std::vector<int64_t>& dilation, bool transposed,
+                        const std::vector<int64_t>& output_padding, int64_t groups) {
+  std::array<StableIValue, 9> stack{from(x),          from(weight),         from(bias),
+                                    from(stride),     from(padding),        from(dilation),
+                                    from(transposed), from(output_padding), from(groups)};
+  call("aten::convolution", "", stack.data());
+  return to<Tensor>(stack[0]);
+}
+
 Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
 
 void addmm(Tensor& out, const Tensor& a, const Tensor& b, double beta, double alpha) {

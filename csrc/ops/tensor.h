@@ -61,6 +61,10 @@ Tensor view_of(const Tensor& device_of, void* data, std::vector<int64_t> sizes, 
                ScalarType dtype);
 
 Tensor aten_linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias);
+Tensor aten_convolution(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                        const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                        const std::vector<int64_t>& dilation, bool transposed,
+                        const std::vector<int64_t>& output_padding, int64_t groups);
 Tensor transposed(const Tensor& matrix);
 // out = beta * out + alpha * a @ b, by the BLAS that torch itself uses; beta = 0 ignores what out holds.
 void addmm(Tensor& out, const Tensor& a, const Tensor& b, double beta, double alpha);

@@ -130,14 +130,22 @@ class _SharedLinear(Function):
 
 
 def _samples(x: Tensor, weights: Sequence[Tensor], sketch: Sketch, dtype: torch.dtype) -> bool:
-    """Whether a call packs, apart from grad mode: that must not change how much of the RNG is used."""
-    if sketch.is_exact or x.numel() == 0 or not any(w.requires_grad for w in weights):
+    """Whether a call packs x [..., features]."""
+    if x.numel() == 0:
+        return False
+    return packs(weights, sketch, dtype, x.numel() // x.shape[-1], x.shape[-1], caller=4)
+
+
+def packs(
+    weights: Sequence[Tensor], sketch: Sketch, dtype: torch.dtype, rows: int, features: int, caller: int
+) -> bool:
+    """Whether a call packs a [rows, features] activation, apart from grad mode: that must not change how much
+    of the RNG is used. ``caller``: how far up the stack the user is, for the warning."""
+    if sketch.is_exact or not any(w.requires_grad for w in weights):
         return False
     compiling = torch.compiler.is_compiling()  # under which inference mode cannot be asked for
     if not compiling and torch.is_inference_mode_enabled():
         return False
-    features = x.shape[-1]
-    rows = x.numel() // features
     if sketch.is_worthwhile(rows, features, dtype):
         return True
     if not compiling:
@@ -145,12 +153,12 @@ def _samples(x: Tensor, weights: Sequence[Tensor], sketch: Sketch, dtype: torch.
             f"sketch {sketch} would keep {saved_nbytes(rows, features, dtype, sketch)} of the "
             f"{rows * features * dtype.itemsize} bytes of a [{rows}, {features}] activation: kept exactly",
             SketchWarning,
-            stacklevel=3,
+            stacklevel=caller,
         )
     return False
 
 
-def _only_draws() -> bool:
+def only_draws() -> bool:
     """Whether nothing is kept of a packing call but its draw. Compiled code would drop a draw whose result is
     not used: there the op packs without need."""
     return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
@@ -184,7 +192,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sketch: Sketch) -> Te
     dtype = autocast_dtype(x)
     if not _samples(x, (weight,), sketch, dtype):
         return F.linear(x, weight, bias)
-    if _only_draws():
+    if only_draws():
         ops.draw_key(x.device)
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias, sketch.spec, dtype)[0]
@@ -224,7 +232,7 @@ def shared_linear(
         check_parameters(x, weight, bias, f"weights[{i}]", f"biases[{i}]")
     dtype = autocast_dtype(x)
     packs = _samples(x, weights, sketch, dtype)
-    if packs and not _only_draws():
+    if packs and not only_draws():
         return _SharedLinear.apply(x, sketch.spec, dtype, len(weights), *weights, *biases)[:-2]
     if packs:
         ops.draw_key(x.device)

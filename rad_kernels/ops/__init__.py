@@ -4,11 +4,14 @@
 None draws it from torch's generator.
 """
 
+from .conv import conv, conv_wgrad, packed_shape
 from .elementwise import dropout, dropout_backward, masked, relu, relu_
 from .linear import draw_key, linear, linear_shared, linear_wgrad, pack, unpack
 from .salt import rank_salt
 
 __all__ = [
+    "conv",
+    "conv_wgrad",
     "draw_key",
     "dropout",
     "dropout_backward",
@@ -17,6 +20,7 @@ __all__ = [
     "linear_wgrad",
     "masked",
     "pack",
+    "packed_shape",
     "rank_salt",
     "relu",
     "relu_",

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.library import register_fake
+
+from ..sketch import saved_nbytes
+from .linear import Spec
+from .salt import rank_salt
+
+_ops = torch.ops.rad_kernels
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    spec: Spec,
+    by_channel: bool,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    key: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """``(aten::convolution(x, ...), saved)`` with x [images, channels, *positions] packed under ``spec``: as
+    the matrix [images * positions, channels] or, ``by_channel``, as [images * channels, positions]."""
+    return _ops.conv(
+        x,
+        weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        transposed,
+        output_padding,
+        groups,
+        spec,
+        by_channel,
+        rank_salt(),
+        key,
+    )
+
+
+def conv_wgrad(
+    dy: Tensor,
+    saved: Tensor,
+    x_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    spec: Spec,
+    by_channel: bool,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    groups: int,
+) -> Tensor:
+    """The unbiased estimate of the weight gradient, of ``weight_shape``, in dy's dtype."""
+    return _ops.conv_wgrad(
+        dy,
+        saved,
+        x_shape,
+        weight_shape,
+        stride,
+        padding,
+        dilation,
+        transposed,
+        groups,
+        spec,
+        by_channel,
+    )
+
+
+def packed_shape(shape: Sequence[int], by_channel: bool) -> tuple[int, int]:
+    """``(rows, columns)`` of the matrix as which x of this shape is packed."""
+    images, channels, *spatial = shape
+    positions = 1
+    for size in spatial:
+        positions = positions * size
+    return (images * channels, positions) if by_channel else (images * positions, channels)
+
+
+@register_fake("rad_kernels::conv")
+def _(
+    x,
+    weight,
+    bias,
+    stride,
+    padding,
+    dilation,
+    transposed,
+    output_padding,
+    groups,
+    spec,
+    by_channel,
+    salt,
+    key=None,
+):
+    y = torch.ops.aten.convolution(
+        x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+    )
+    nbytes = saved_nbytes(*packed_shape(x.shape, by_channel), x.dtype, tuple(spec))
+    return y, x.new_empty(nbytes, dtype=torch.uint8)
+
+
+@register_fake("rad_kernels::conv_wgrad")
+def _(
+    dy,
+    saved,
+    x_shape,
+    weight_shape,
+    stride,
+    padding,
+    dilation,
+    transposed,
+    groups,
+    spec,
+    by_channel,
+):
+    return dy.new_empty(weight_shape)

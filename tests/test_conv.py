@@ -1,0 +1,189 @@
+"""The sampled weight gradient of convolutions against torch's, given the same estimate of x: geometries,
+dtypes, layouts, codes, every tail of the loops, threads; the saved bytes."""
+
+import pytest
+import torch
+from cases import DTYPES, EVERY_BITS
+from checks import ROUNDING, same_bits
+from conv_cases import COMBINATIONS, ConvCase
+
+from rad_kernels import Sketch, ops
+from rad_kernels.sketch import saved_nbytes
+
+KEY = 2**40 + 77
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Small products: threads would only wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+every_combination = pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+
+# Both directions in one, two and three dimensions; windows beyond the image, taps that meet nothing.
+GEOMETRIES = [
+    ConvCase(3, 5, (17,), 7, (3,), padding=1),
+    ConvCase(2, 6, (31,), 4, (5,), stride=3, padding=2, dilation=2, groups=2),
+    ConvCase(3, 5, (9, 7), 18, (3, 3), padding=1),
+    ConvCase(2, 3, (7, 9), 33, (1, 1)),
+    ConvCase(2, 4, (11, 6), 6, (3, 2), stride=2, padding=1, groups=2),
+    ConvCase(2, 3, (5, 5), 3, (5, 5), padding=4, dilation=2),
+    ConvCase(2, 3, (12, 12), 5, (4, 4), stride=4),
+    ConvCase(1, 6, (8, 10), 6, (3, 3), padding=1, groups=6),
+    ConvCase(2, 2, (4, 5, 6), 9, (3, 2, 3), stride=2, padding=1, dilation=1),
+    ConvCase(3, 4, (9,), 6, (4,), stride=2, padding=1, groups=2, transposed=True, output_padding=1),
+    ConvCase(2, 5, (6, 7), 7, (3, 3), stride=2, padding=1, transposed=True, output_padding=1),
+    ConvCase(2, 4, (5, 4), 6, (3, 2), stride=1, padding=2, dilation=3, groups=2, transposed=True),
+    ConvCase(2, 3, (4, 4), 5, (2, 3), stride=3, dilation=2, transposed=True, output_padding=1),
+    ConvCase(2, 3, (3, 4, 3), 5, (2, 3, 2), stride=2, padding=1, transposed=True),
+]
+# More than one panel of output positions, block of channels, of taps, chunk of entries, strip of outputs.
+TAILS = [
+    ConvCase(1, 1, (90, 100), 3, (3, 3), padding=1),
+    ConvCase(2, 2, (70, 70), 2, (3, 3), stride=2, padding=1, transposed=True),
+    ConvCase(1, 1, (40, 20, 15), 2, (3, 3, 3), padding=1),
+    ConvCase(5, 300, (4, 3), 65, (3, 3), padding=1),
+    ConvCase(150, 3, (2, 2), 130, (2, 2), padding=1),
+]
+
+
+def estimate(case, saved, sketch, by_channel, dtype):
+    matrix = ops.unpack(saved, *case.matrix(by_channel), dtype, sketch.spec)
+    return case.activation(matrix, by_channel)
+
+
+def check(case, sketch, dtype=torch.float64, form=lambda t: t):
+    """dW within rounding of torch's in float64, from the dense estimate that was packed."""
+    x, weight, dy = case.data(dtype)
+    by_channel = sketch.sampling != "rows"
+    saved = case.pack(form(x), weight, sketch, by_channel, KEY)
+    dw = case.sampled(form(dy), saved, sketch, by_channel)
+    assert dw.dtype == dtype and dw.shape == weight.shape and dw.is_contiguous()
+    # Codes are decoded in the accumulator's type, so unpack must not round them.
+    if dtype.itemsize == 2 and sketch.bits:
+        return
+    dense = estimate(case, saved, sketch, by_channel, dtype).double()
+    if dtype.itemsize == 2:  # weights were rounded into the dense estimate: take them from ones
+        ones = case.pack(
+            torch.ones(case.x_shape, dtype=torch.float64), weight.double(), sketch, by_channel, KEY
+        )
+        dense = estimate(case, ones, sketch, by_channel, torch.float64) * x.double()
+    exact, magnitude = case.wgrad(dense, dy.double()), case.wgrad(dense.abs(), dy.double().abs())
+    terms = dy[:, 0].numel() + 4
+    accumulator = ROUNDING[torch.float64 if dtype == torch.float64 else torch.float32]
+    # The reference sums in float64 as well, hence twice.
+    bound = 2 * terms * accumulator * magnitude + ROUNDING[dtype] * exact.abs()
+    assert ((dw.double() - exact).abs() <= bound).all(), f"{(dw.double() - exact).abs().max()}"
+
+
+@every_combination
+@pytest.mark.parametrize("case", GEOMETRIES, ids=str)
+def test_geometries(case, combination):
+    for keep in (0.07, 0.4):
+        check(case, Sketch(keep, *combination))
+    check(case, Sketch(0.4, *combination), torch.float32)
+
+
+@every_combination
+@pytest.mark.parametrize("case", TAILS, ids=str)
+def test_tails(case, combination):
+    check(case, Sketch(0.3, *combination), torch.float32)
+    check(case, Sketch(0.1, *combination))
+
+
+@pytest.mark.parametrize("sampling", ["rows", "same", "different"])
+def test_more_taps_than_are_summed_at_a_time(sampling):
+    check(ConvCase(1, 2, (6600,), 1, (6500,)), Sketch(0.1, sampling), torch.float32)
+
+
+LAYOUTS = {
+    "channels last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "channels second to last": lambda t: t.transpose(1, 2).contiguous().transpose(1, 2),
+    "cropped": lambda t: torch.nn.functional.pad(t, (1, 2, 2, 1))[:, :, 2:-1, 1:-2],
+    "every other column": lambda t: t.repeat_interleave(2, 3)[..., ::2],
+    "images last": lambda t: t.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+}
+
+
+@every_combination
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_change_no_bit(layout, combination):
+    case = GEOMETRIES[2]
+    x, weight, dy = case.data(torch.float32)
+    for bits in (None, 4):
+        sketch = Sketch(0.3, *combination, bits)
+        by_channel = sketch.sampling != "rows"
+        saved = case.pack(x, weight, sketch, by_channel, KEY)
+        assert torch.equal(case.pack(LAYOUTS[layout](x), weight, sketch, by_channel, KEY), saved)
+        dw = case.sampled(dy, saved, sketch, by_channel)
+        assert same_bits(case.sampled(LAYOUTS[layout](dy), saved, sketch, by_channel), dw)
+
+
+@every_combination
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_dtypes_and_bits(dtype, combination):
+    case = ConvCase(3, 130, (5, 6), 20, (2, 3), padding=1)
+    for bits in EVERY_BITS:
+        check(case, Sketch(0.3, *combination, bits), dtype)
+        if bits:
+            check(case, Sketch(1, *combination, bits), dtype)
+
+
+def test_everything_kept_as_codes_by_row_or_by_channel():
+    """keep = 1: either matrix serves, and decodes to x within half a step."""
+    case = GEOMETRIES[2]
+    x, weight, dy = case.data()
+    for by_channel in (False, True):
+        sketch = Sketch(1, bits=8)
+        saved = case.pack(x, weight, sketch, by_channel, KEY)
+        dense = estimate(case, saved, sketch, by_channel, torch.float64)
+        assert (dense - x).abs().max() < 0.02
+        exact = case.wgrad(dense, dy)
+        assert (case.sampled(dy, saved, sketch, by_channel) - exact).abs().max() <= 1e-12 * exact.abs().max()
+
+
+@every_combination
+def test_threads_change_no_bit(combination):
+    case = ConvCase(4, 37, (9, 9), 40, (3, 3), padding=1)
+    x, weight, dy = case.data(torch.float32)
+    sketch, by_channel = Sketch(0.3, *combination), combination[0] != "rows"
+    saved = case.pack(x, weight, sketch, by_channel, KEY)
+    threads, found = torch.get_num_threads(), []
+    for count in (1, 2, 7, 64):
+        torch.set_num_threads(count)
+        found.append(case.sampled(dy, saved, sketch, by_channel))
+    torch.set_num_threads(threads)
+    assert all(same_bits(dw, found[0]) for dw in found)
+
+
+def test_saved_bytes_are_the_formula():
+    for case in (GEOMETRIES[1], GEOMETRIES[6]):
+        x, weight, _ = case.data(torch.float32)
+        for combination in COMBINATIONS:
+            for bits in (None, 4):
+                sketch, by_channel = Sketch(0.3, *combination, bits), combination[0] != "rows"
+                saved = case.pack(x, weight, sketch, by_channel, KEY)
+                rows, cols = case.matrix(by_channel)
+                assert saved.nbytes == saved_nbytes(rows, cols, x.dtype, sketch)
+
+
+def test_what_is_not_kept_does_not_spread():
+    """NaN in x reaches dW only where it was sampled; padding never meets it."""
+    case = ConvCase(1, 2, (6, 6), 3, (3, 3), padding=1)
+    x, weight, dy = case.data(torch.float32)
+    sketch = Sketch(1 / 36, "same")
+    ones = torch.ones(case.x_shape, dtype=torch.float64)
+    mask = (
+        estimate(case, case.pack(ones, weight.double(), sketch, True, KEY), sketch, True, torch.float64) > 0
+    )
+    x[~mask] = float("nan")
+    dw = case.sampled(dy, case.pack(x, weight, sketch, True, KEY), sketch, True)
+    assert dw.isfinite().all()
+    x[:, 0] = float("nan")
+    dw = case.sampled(dy, case.pack(x, weight, sketch, True, KEY), sketch, True)
+    met = case.wgrad(mask.double(), torch.ones_like(dy).double()) != 0
+    assert (dw[:, 0].isnan() == met[:, 0]).all() and dw[:, 1].isfinite().all()

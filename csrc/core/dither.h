@@ -38,8 +38,9 @@ RAD_HD float step_up_to_bf16(float f) {
 }
 
 // The 16 random bits of stored value `column` of stored line `line`: eight to a Philox call.
-RAD_HD Words dither_call(uint64_t key, uint64_t salt, int64_t line, int64_t column) {
-  return random_words(key, salt, Role::kDither, line, column >> 3);
+RAD_HD Words dither_call(uint64_t key, uint64_t salt, int64_t line, int64_t column,
+                         Role role = Role::kDither) {
+  return random_words(key, salt, role, line, column >> 3);
 }
 RAD_HD uint32_t dither_noise(const Words& call, int64_t column) {
   // Selects, not an index: indexed, the words would live in the GPU's local memory.

@@ -18,6 +18,7 @@ enum class Role : uint32_t {
   kSigns = 4,
   kPermutation = 5,
   kDropout = 6,
+  kDerivative = 7,
 };
 
 RAD_HD Words philox4x32(Words c, uint32_t k0, uint32_t k1) {

@@ -52,19 +52,19 @@ struct Group {
 
 RAD_VECTOR_CLONES void range_of(const float* v, float* lo, float* hi) { Group<float>::range(v, lo, hi); }
 RAD_VECTOR_CLONES void range_of(const double* v, double* lo, double* hi) { Group<double>::range(v, lo, hi); }
-RAD_VECTOR_CLONES void encode_group(const Dither<float>& d, const float* v, const uint16_t* noise,
+RAD_VECTOR_CLONES void encode_codes(const Dither<float>& d, const float* v, const uint16_t* noise,
                                     uint8_t* codes) {
   Group<float>::encode(d, v, noise, codes);
 }
-RAD_VECTOR_CLONES void encode_group(const Dither<double>& d, const double* v, const uint16_t* noise,
+RAD_VECTOR_CLONES void encode_codes(const Dither<double>& d, const double* v, const uint16_t* noise,
                                     uint8_t* codes) {
   Group<double>::encode(d, v, noise, codes);
 }
-RAD_VECTOR_CLONES void decode_group(const Dither<float>& d, const uint8_t* codes, const uint16_t* noise,
+RAD_VECTOR_CLONES void decode_codes(const Dither<float>& d, const uint8_t* codes, const uint16_t* noise,
                                     float* out) {
   Group<float>::decode(d, codes, noise, out);
 }
-RAD_VECTOR_CLONES void decode_group(const Dither<double>& d, const uint8_t* codes, const uint16_t* noise,
+RAD_VECTOR_CLONES void decode_codes(const Dither<double>& d, const uint8_t* codes, const uint16_t* noise,
                                     double* out) {
   Group<double>::decode(d, codes, noise, out);
 }
@@ -109,6 +109,22 @@ int64_t code_bytes(const SavedLayout& m, int64_t tile, int64_t at) {
 
 }  // namespace
 
+template <class Real>
+void encode_group(const Dither<Real>& dither, const Real* values, const uint16_t* noise, int bits,
+                  uint8_t* bytes) {
+  alignas(64) uint8_t codes[kGroup];
+  encode_codes(dither, values, noise, codes);
+  with_bits(bits, [&](auto b) { pack_codes<decltype(b)::value>(codes, bytes); });
+}
+
+template <class Real>
+void decode_group(const Dither<Real>& dither, const uint8_t* bytes, const uint16_t* noise, int bits,
+                  Real* values) {
+  alignas(64) uint8_t codes[kGroup];
+  with_bits(bits, [&](auto b) { unpack_codes<decltype(b)::value>(bytes, codes); });
+  decode_codes(dither, codes, noise, values);
+}
+
 template <class T>
 void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count,
                   const T* values) {
@@ -126,7 +142,7 @@ void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t be
     Real lo, hi;
     range_of(group, &lo, &hi);
     const float step = Dither<Real>::step_for(lo, hi, static_cast<int>(bits));
-    encode_group(Dither<Real>(lo, step, static_cast<int>(bits)), group, noise + (at - begin), codes);
+    encode_codes(Dither<Real>(lo, step, static_cast<int>(bits)), group, noise + (at - begin), codes);
     std::fill(codes + used, codes + kGroup, uint8_t{0});
     with_bits(bits, [&](auto b) { pack_codes<decltype(b)::value>(codes, bytes); });
     std::memcpy(saved.line(tile, line) + at * bits / 8, bytes, code_bytes(m, tile, at));
@@ -149,18 +165,23 @@ void decode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t be
   }
   uint16_t noise[kBlock];
   alignas(64) Real group[kGroup];
-  alignas(64) uint8_t codes[kGroup], bytes[kGroup] = {};
+  alignas(64) uint8_t bytes[kGroup] = {};
   dither_block(saved.key, saved.salt, tile * m.lines + line, begin, noise);
   for (int64_t at = begin; at < end; at += kGroup, out += kGroup) {
     std::memcpy(bytes, saved.line(tile, line) + at * bits / 8, code_bytes(m, tile, at));
-    with_bits(bits, [&](auto b) { unpack_codes<decltype(b)::value>(bytes, codes); });
     const int64_t place = m.group_place(tile, at / kGroup, line);
     const Real lo = widen(reinterpret_cast<const T*>(saved.data + m.lo)[place]);
     const float step = bf16_value(reinterpret_cast<const uint16_t*>(saved.data + m.step)[place]);
-    decode_group(Dither<Real>(lo, step, static_cast<int>(bits)), codes, noise + (at - begin), group);
+    const auto width = static_cast<int>(bits);
+    decode_group(Dither<Real>(lo, step, width), bytes, noise + (at - begin), width, group);
     std::copy(group, group + std::min<int64_t>(kGroup, end - at), out);
   }
 }
+
+template void encode_group<float>(const Dither<float>&, const float*, const uint16_t*, int, uint8_t*);
+template void encode_group<double>(const Dither<double>&, const double*, const uint16_t*, int, uint8_t*);
+template void decode_group<float>(const Dither<float>&, const uint8_t*, const uint16_t*, int, float*);
+template void decode_group<double>(const Dither<double>&, const uint8_t*, const uint16_t*, int, double*);
 
 #define RAD_INSTANTIATE(T)                                                                       \
   template void encode_block<T>(const SavedView&, int64_t, int64_t, int64_t, int64_t, const T*); \

@@ -1,5 +1,6 @@
 // One stored line of `saved`, written and read as numbers, plain or dithered.
 #pragma once
+#include "core/dither.h"
 #include "core/dtype.h"
 #include "core/layout.h"
 
@@ -34,6 +35,14 @@ void for_each_block(int64_t width, const Body& body) {
   for (int64_t begin = 0; begin < width; begin += kBlock)
     body(begin, width - begin < kBlock ? width - begin : kBlock);
 }
+
+// One group of 64 values to packed codes, 8 bytes a bit, and back.
+template <class Real>
+void encode_group(const Dither<Real>& dither, const Real* values, const uint16_t* noise, int bits,
+                  uint8_t* bytes);
+template <class Real>
+void decode_group(const Dither<Real>& dither, const uint8_t* bytes, const uint16_t* noise, int bits,
+                  Real* values);
 
 // values [count <= kBlock] -> codes, lo and step of positions begin... of that line.
 template <class T>

@@ -5,19 +5,12 @@
 namespace rad::cpu {
 namespace {
 
+// Each lane's rounds are unrolled, so that the loop over lanes vectorises and its state stays in registers.
 RAD_VECTOR_CLONES void rounds(uint32_t k0, uint32_t k1, uint32_t* c0, uint32_t* c1, uint32_t* c2,
                               uint32_t* c3) {
-  for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kLanes; ++i) {
-      const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0[i];
-      const uint64_t p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2[i];
-      c0[i] = static_cast<uint32_t>(p1 >> 32) ^ c1[i] ^ k0;
-      c1[i] = static_cast<uint32_t>(p1);
-      c2[i] = static_cast<uint32_t>(p0 >> 32) ^ c3[i] ^ k1;
-      c3[i] = static_cast<uint32_t>(p0);
-    }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+  for (int i = 0; i < kLanes; ++i) {
+    const Words w = philox4x32({{c0[i], c1[i], c2[i], c3[i]}}, k0, k1);
+    c0[i] = w.w[0], c1[i] = w.w[1], c2[i] = w.w[2], c3[i] = w.w[3];
   }
 }
 
@@ -46,10 +39,10 @@ void different_row(const Sampler& sampler, int64_t row, int64_t begin, int64_t e
   }
 }
 
-void dither_block(uint64_t key, uint64_t salt, int64_t line, int64_t begin, uint16_t* noise) {
+void dither_block(uint64_t key, uint64_t salt, int64_t line, int64_t begin, uint16_t* noise, Role role) {
   static_assert(8 * kLanes == 128);
   uint32_t words[4][kLanes];
-  philox_lanes(key, salt, Role::kDither, line, begin >> 3, words);
+  philox_lanes(key, salt, role, line, begin >> 3, words);
   for (int lane = 0; lane < kLanes; ++lane) {
     for (int j = 0; j < 4; ++j) {
       noise[8 * lane + 2 * j] = static_cast<uint16_t>(words[j][lane]);

@@ -22,6 +22,7 @@ void philox_lanes(uint64_t key, uint64_t salt, Role role, uint64_t outer, uint64
 void different_row(const Sampler& sampler, int64_t row, int64_t begin, int64_t end, int64_t* out);
 
 // noise[i] = the 16 dither bits of value begin + i of a stored line, for i in [0, 128); 128 divides begin.
-void dither_block(uint64_t key, uint64_t salt, int64_t line, int64_t begin, uint16_t* noise);
+void dither_block(uint64_t key, uint64_t salt, int64_t line, int64_t begin, uint16_t* noise,
+                  Role role = Role::kDither);
 
 }  // namespace rad::cpu

@@ -71,6 +71,71 @@ RAD_MASKED_LOOPS(uint16_t)
 RAD_MASKED_LOOPS(uint32_t)
 RAD_MASKED_LOOPS(uint64_t)
 
+// Where x lets the gradient pass, one rule at a time, so that the loop has no branch.
+template <Rule R, class Real>
+RAD_HD bool passes(Real x, Real lo, Real hi) {
+  if constexpr (R == Rule::kAbove) return x > lo;
+  if constexpr (R == Rule::kNotBelow) return !(x <= lo);
+  if constexpr (R == Rule::kBetween) return !((x <= lo) | (x >= hi));
+  if constexpr (R == Rule::kWithin) return (x > lo) & (x < hi);
+  if constexpr (R == Rule::kOutside) return !((x >= lo) & (x <= hi));
+}
+
+template <Rule R, class T>
+inline __attribute__((always_inline)) void kink_run(const T* x, Accumulate<T> lo, Accumulate<T> hi,
+                                                    uint32_t* mask, int64_t words) {
+  for (int64_t w = 0; w < words; ++w, x += kBits) {
+    uint8_t flags[kBits];
+    for (int b = 0; b < kBits; ++b) flags[b] = passes<R>(widen(x[b]), lo, hi);
+    mask[w] =
+        bits_of(flags) | bits_of(flags + 8) << 8 | bits_of(flags + 16) << 16 | bits_of(flags + 24) << 24;
+  }
+}
+
+template <class T>
+inline __attribute__((always_inline)) void kink_all(Rule rule, const T* x, double lo, double hi,
+                                                    uint32_t* mask, int64_t words) {
+  const auto a = static_cast<Accumulate<T>>(lo), b = static_cast<Accumulate<T>>(hi);
+  switch (rule) {
+    case Rule::kAbove:
+      return kink_run<Rule::kAbove>(x, a, b, mask, words);
+    case Rule::kNotBelow:
+      return kink_run<Rule::kNotBelow>(x, a, b, mask, words);
+    case Rule::kBetween:
+      return kink_run<Rule::kBetween>(x, a, b, mask, words);
+    case Rule::kWithin:
+      return kink_run<Rule::kWithin>(x, a, b, mask, words);
+    case Rule::kOutside:
+      return kink_run<Rule::kOutside>(x, widen(narrow<T>(a)), widen(narrow<T>(b)), mask, words);
+  }
+}
+
+// An off factor of zero selects: what is not finite does not pass either.
+template <class T>
+inline __attribute__((always_inline)) void sloped_all(const uint32_t* mask, const T* dy, double on,
+                                                      double off, T* dx, int64_t begin, int64_t end) {
+  using Real = Accumulate<T>;
+  const auto a = static_cast<Real>(on), b = static_cast<Real>(off);
+  for (int64_t i = begin; i < end; ++i) {
+    const Real value = widen(dy[i]), outside = b == 0 ? Real(0) : value * b;
+    dx[i] = narrow<T>(mask[i / kBits] >> (i % kBits) & 1u ? value * a : outside);
+  }
+}
+
+#define RAD_KINK_LOOPS(T)                                                                              \
+  RAD_VECTOR_CLONES void kink_words(Rule rule, const T* x, double lo, double hi, uint32_t* mask,       \
+                                    int64_t words) {                                                   \
+    kink_all(rule, x, lo, hi, mask, words);                                                            \
+  }                                                                                                    \
+  RAD_VECTOR_CLONES void sloped_items(const uint32_t* mask, const T* dy, double on, double off, T* dx, \
+                                      int64_t begin, int64_t end) {                                    \
+    sloped_all(mask, dy, on, off, dx, begin, end);                                                     \
+  }
+RAD_KINK_LOOPS(float)
+RAD_KINK_LOOPS(double)
+RAD_KINK_LOOPS(BFloat16)
+RAD_KINK_LOOPS(Half)
+
 constexpr int64_t kWordGrain = 1 << 10;
 
 }  // namespace
@@ -91,6 +156,35 @@ int relu(const ReluArgs& args) {
       args.mask[whole] = relu_word<E>(tail_x, tail_y);
       std::memcpy(static_cast<void*>(y + whole * kBits), tail_y, rest * sizeof(T));
     }
+    return 0;
+  });
+}
+
+int kink(const KinkArgs& args) {
+  return visit_dtype(args.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const auto* x = static_cast<const T*>(args.x);
+    const int64_t whole = args.n / kBits, rest = args.n % kBits;
+    parallel_for(args.exec, whole, kWordGrain, [&](int64_t begin, int64_t end) {
+      kink_words(args.rule, x + begin * kBits, args.lo, args.hi, args.mask + begin, end - begin);
+    });
+    if (rest) {
+      T tail[kBits] = {};
+      std::memcpy(static_cast<void*>(tail), x + whole * kBits, rest * sizeof(T));
+      kink_words(args.rule, tail, args.lo, args.hi, args.mask + whole, 1);
+      args.mask[whole] &= (1u << rest) - 1;
+    }
+    return 0;
+  });
+}
+
+int sloped(const SlopedArgs& args) {
+  return visit_dtype(args.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    parallel_for(args.exec, args.n, kWordGrain * kBits, [&](int64_t begin, int64_t end) {
+      sloped_items(args.mask, static_cast<const T*>(args.dy), args.on, args.off, static_cast<T*>(args.dx),
+                   begin, end);
+    });
     return 0;
   });
 }

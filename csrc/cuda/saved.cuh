@@ -2,11 +2,11 @@
 // one Philox call; eight threads side by side, a team, make a group.
 #pragma once
 #include "core/dither.h"
-#include "cuda/common.cuh"
+#include "cuda/octets.cuh"
 
 namespace rad::cuda {
 
-constexpr int kOctet = 8, kTeam = kGroup / kOctet;
+constexpr int kTeam = kGroup / kOctet;
 
 struct SavedView {
   SavedLayout layout;

@@ -3,6 +3,7 @@
 #include <tuple>
 #include <utility>
 
+#include "core/derivative.h"
 #include "ops/register.h"
 #include "ops/saved.h"
 #include "ops/tensor.h"
@@ -80,19 +81,113 @@ Tensor relu_(Tensor x) {
   return mask;
 }
 
-Tensor masked(const Tensor& dy, const Tensor& mask, std::vector<int64_t> stride) {
+void check_mask(const Tensor& mask, const Tensor& dy) {
   RAD_CHECK(mask.scalar_type() == ScalarType::Int && mask.numel() == words_for(dy.numel()), "mask must hold ",
             words_for(dy.numel()), " int32 words for ", dy.numel(), " elements, got ", mask.numel());
+}
+
+// dy with the layout `stride`: itself, or copied into dx, a new tensor of that layout.
+const Tensor& laid_out(const Tensor& dy, Tensor& dx) {
+  if (same_layout(dy, dx)) return dy;
+  torch::stable::copy_(dx, dy);
+  return dx;
+}
+
+Tensor masked(const Tensor& dy, const Tensor& mask, std::vector<int64_t> stride) {
+  check_mask(mask, dy);
   Tensor dx = dense_like(dy, stride);
   if (dy.numel() == 0) return dx;
-  const bool aligned = same_layout(dy, dx);
-  if (!aligned) torch::stable::copy_(dx, dy);
+  const Tensor& from = laid_out(dy, dx);
   const Execution run(dy);
   check_status(dy,
-               backend_of(dy).masked(
-                   {run.exec(), dtype_of(dy), aligned ? dy.const_data_ptr() : dx.const_data_ptr(),
-                    static_cast<const uint32_t*>(mask.const_data_ptr()), dx.mutable_data_ptr(), dy.numel()}),
+               backend_of(dy).masked({run.exec(), dtype_of(dy), from.const_data_ptr(),
+                                      static_cast<const uint32_t*>(mask.const_data_ptr()),
+                                      dx.mutable_data_ptr(), dy.numel()}),
                "masked");
+  return dx;
+}
+
+// A dense tensor with the elements of `tensor` in the memory order of empty_like: itself, or a copy.
+Tensor in_memory_order(const Tensor& tensor) {
+  Tensor dense = torch::stable::empty_like(tensor);
+  if (same_layout(tensor, dense)) return tensor;
+  torch::stable::copy_(dense, tensor);
+  return dense;
+}
+
+Tensor kink(const Tensor& x, int64_t rule, double lo, double hi) {
+  RAD_CHECK(0 <= rule && rule <= static_cast<int64_t>(Rule::kOutside), "unknown rule ", rule);
+  Tensor mask = new_mask(x);
+  if (x.numel() == 0) return mask;
+  const Tensor dense = in_memory_order(x);
+  const Execution run(x);
+  check_status(
+      x,
+      backend_of(x).kink({run.exec(), dtype_of(x), static_cast<Rule>(rule), lo, hi, dense.const_data_ptr(),
+                          static_cast<uint32_t*>(mask.mutable_data_ptr()), x.numel()}),
+      "kink");
+  return mask;
+}
+
+Tensor sloped(const Tensor& dy, const Tensor& mask, double on, double off, std::vector<int64_t> stride) {
+  check_mask(mask, dy);
+  Tensor dx = dense_like(dy, stride);
+  if (dy.numel() == 0) return dx;
+  const Tensor& from = laid_out(dy, dx);
+  const Execution run(dy);
+  check_status(dy,
+               backend_of(dy).sloped({run.exec(), dtype_of(dy), on, off, from.const_data_ptr(),
+                                      static_cast<const uint32_t*>(mask.const_data_ptr()),
+                                      dx.mutable_data_ptr(), dy.numel()}),
+               "sloped");
+  return dx;
+}
+
+Activation decode_activation(int64_t function, const std::vector<double>& parameters) {
+  RAD_CHECK(0 <= function && function <= static_cast<int64_t>(Function::kRelu), "unknown function ",
+            function);
+  RAD_CHECK(parameters.size() == 3, "parameters must be three numbers, got ", parameters.size());
+  return {static_cast<Function>(function), parameters[0], parameters[1], parameters[2]};
+}
+
+int32_t checked_bits(int64_t bits) {
+  RAD_CHECK(bits == 1 || bits == 2 || bits == 4 || bits == 8, "bits must be 1, 2, 4 or 8, got ", bits);
+  return static_cast<int32_t>(bits);
+}
+
+Tensor derivative_codes(const Tensor& x, int64_t function, std::vector<double> parameters, int64_t bits,
+                        int64_t salt, const std::optional<Tensor>& key) {
+  RAD_CHECK(0 <= salt && salt < int64_t{1} << 32, "salt must be in [0, 2^32), got ", salt);
+  const Activation activation = decode_activation(function, parameters);
+  const DerivativeLayout layout(x.numel(), checked_bits(bits));
+  Tensor saved = scratch(x, layout.bytes);
+  auto* data = static_cast<char*>(saved.mutable_data_ptr());
+  place_key(x, &reinterpret_cast<Trailer*>(data + layout.trailer)->key, key);
+  const Tensor dense = in_memory_order(x);
+  const Execution run(x);
+  check_status(
+      x,
+      backend_of(x).activation({run.exec(), dtype_of(x), activation, static_cast<int32_t>(bits),
+                                static_cast<uint64_t>(salt), dense.const_data_ptr(), data, x.numel()}),
+      "activation");
+  return saved;
+}
+
+Tensor derivative_product(const Tensor& dy, const Tensor& saved, int64_t function,
+                          std::vector<double> parameters, int64_t bits, std::vector<int64_t> stride) {
+  const Activation activation = decode_activation(function, parameters);
+  const DerivativeLayout layout(dy.numel(), checked_bits(bits));
+  RAD_CHECK(saved.scalar_type() == ScalarType::Byte && saved.numel() == layout.bytes, "saved must be ",
+            layout.bytes, " bytes for ", dy.numel(), " elements, got ", saved.numel());
+  Tensor dx = dense_like(dy, stride);
+  if (dy.numel() == 0) return dx;
+  const Tensor& from = laid_out(dy, dx);
+  const Execution run(dy);
+  check_status(dy,
+               backend_of(dy).activation_backward(
+                   {run.exec(), dtype_of(dy), activation, static_cast<int32_t>(bits), from.const_data_ptr(),
+                    saved.const_data_ptr(), dx.mutable_data_ptr(), dy.numel()}),
+               "activation_backward");
   return dx;
 }
 
@@ -143,6 +238,10 @@ void register_activation(Library& m) {
   m.impl("relu", TORCH_BOX(&relu));
   m.impl("relu_", TORCH_BOX(&relu_));
   m.impl("masked", TORCH_BOX(&masked));
+  m.impl("kink", TORCH_BOX(&kink));
+  m.impl("sloped", TORCH_BOX(&sloped));
+  m.impl("derivative_codes", TORCH_BOX(&derivative_codes));
+  m.impl("derivative_product", TORCH_BOX(&derivative_product));
 }
 
 }  // namespace rad::ops

@@ -23,6 +23,19 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
   m.def("relu_(Tensor(a!) x) -> Tensor");
   m.def("masked(Tensor dy, Tensor mask, SymInt[] stride) -> Tensor");
 
+  // `rule` is contract/elementwise.h's; the mask has a bit for each element that the gradient passes.
+  m.def("kink(Tensor x, int rule, float lo, float hi) -> Tensor");
+  m.def("sloped(Tensor dy, Tensor mask, float on, float off, SymInt[] stride) -> Tensor");
+
+  // `function` and its three parameters are contract/elementwise.h's. The first is rad_kernels/ops': torch's
+  // output beside the codes that the second makes.
+  m.def(
+      "activation(Tensor x, int function, float[] parameters, int bits, int salt, Tensor? key=None) -> (Tensor, Tensor)");
+  m.def(
+      "derivative_codes(Tensor x, int function, float[] parameters, int bits, int salt, Tensor? key=None) -> Tensor");
+  m.def(
+      "derivative_product(Tensor dy, Tensor saved, int function, float[] parameters, int bits, SymInt[] stride) -> Tensor");
+
   // An element is dropped when its 32-bit word is below `threshold`; `saved` is the trailer alone.
   m.def("dropout(Tensor x, int threshold, int salt, Tensor? key=None) -> (Tensor, Tensor)");
   m.def("dropout_backward(Tensor dy, Tensor saved, int threshold, SymInt[] stride) -> Tensor");

@@ -2,19 +2,29 @@
 
 from ._activation import dropout, relu
 from ._checks import SketchWarning, check_sketch
-from ._conv import (
-    conv1d,
-    conv2d,
-    conv3d,
-    conv_transpose1d,
-    conv_transpose2d,
-    conv_transpose3d,
-)
+from ._conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from ._conv_checks import check_conv_sketch
 from ._linear import linear, shared_linear
+from ._piecewise import hardshrink, hardsigmoid, hardtanh, leaky_relu, relu6, softshrink, threshold
+from ._smooth import (
+    celu,
+    check_bits,
+    elu,
+    gelu,
+    hardswish,
+    logsigmoid,
+    mish,
+    selu,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
 
 __all__ = [
     "SketchWarning",
+    "celu",
+    "check_bits",
     "check_conv_sketch",
     "check_sketch",
     "conv1d",
@@ -24,7 +34,24 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "dropout",
+    "elu",
+    "gelu",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
     "linear",
+    "logsigmoid",
+    "mish",
     "relu",
+    "relu6",
+    "selu",
     "shared_linear",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "softshrink",
+    "tanh",
+    "threshold",
 ]

@@ -5,16 +5,33 @@ None draws it from torch's generator.
 """
 
 from .conv import conv, conv_wgrad, packed_shape
-from .elementwise import dropout, dropout_backward, masked, relu, relu_
+from .elementwise import (
+    FUNCTIONS,
+    activation,
+    derivative_nbytes,
+    derivative_product,
+    dropout,
+    dropout_backward,
+    kink,
+    masked,
+    relu,
+    relu_,
+    sloped,
+)
 from .linear import draw_key, linear, linear_shared, linear_wgrad, pack, unpack
 from .salt import rank_salt
 
 __all__ = [
+    "FUNCTIONS",
+    "activation",
     "conv",
     "conv_wgrad",
+    "derivative_nbytes",
+    "derivative_product",
     "draw_key",
     "dropout",
     "dropout_backward",
+    "kink",
     "linear",
     "linear_shared",
     "linear_wgrad",
@@ -24,5 +41,6 @@ __all__ = [
     "rank_salt",
     "relu",
     "relu_",
+    "sloped",
     "unpack",
 ]

@@ -36,7 +36,7 @@ def derivative_range(
 
 
 def derivative_step(lo: float, hi: float, bits: int) -> np.float32:
-    return step_for(np.array(lo), np.array(hi), bits)[()]
+    return np.float32(step_for(np.array(lo), np.array(hi), bits))
 
 
 def derivative_noise(key: int, salt: int, count: int) -> UInt32s:

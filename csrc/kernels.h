@@ -6,14 +6,16 @@
 #include "contract/conv.h"
 #include "contract/elementwise.h"
 #include "contract/linear.h"
+#include "contract/rnn.h"
 
 namespace rad {
 
 // Every contraction as F(result, name, arguments): `result name(const arguments&)`.
-#define RAD_CONTRACTIONS(F)  \
-  RAD_LINEAR_CONTRACTIONS(F) \
-  RAD_CONV_CONTRACTIONS(F)   \
-  RAD_ELEMENTWISE_CONTRACTIONS(F)
+#define RAD_CONTRACTIONS(F)       \
+  RAD_LINEAR_CONTRACTIONS(F)      \
+  RAD_CONV_CONTRACTIONS(F)        \
+  RAD_ELEMENTWISE_CONTRACTIONS(F) \
+  RAD_RNN_CONTRACTIONS(F)
 
 #define RAD_DECLARE(result, name, arguments) result name(const arguments& args);
 

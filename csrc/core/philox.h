@@ -19,6 +19,7 @@ enum class Role : uint32_t {
   kPermutation = 5,
   kDropout = 6,
   kDerivative = 7,
+  kRecurrent = 32,  // to 37: one for each stream of factors of a recurrent layer
 };
 
 RAD_HD Words philox4x32(Words c, uint32_t k0, uint32_t k1) {

@@ -50,8 +50,6 @@ struct Group {
   }
 };
 
-RAD_VECTOR_CLONES void range_of(const float* v, float* lo, float* hi) { Group<float>::range(v, lo, hi); }
-RAD_VECTOR_CLONES void range_of(const double* v, double* lo, double* hi) { Group<double>::range(v, lo, hi); }
 RAD_VECTOR_CLONES void encode_codes(const Dither<float>& d, const float* v, const uint16_t* noise,
                                     uint8_t* codes) {
   Group<float>::encode(d, v, noise, codes);
@@ -108,6 +106,9 @@ int64_t code_bytes(const SavedLayout& m, int64_t tile, int64_t at) {
 }
 
 }  // namespace
+
+RAD_VECTOR_CLONES void range_of(const float* v, float* lo, float* hi) { Group<float>::range(v, lo, hi); }
+RAD_VECTOR_CLONES void range_of(const double* v, double* lo, double* hi) { Group<double>::range(v, lo, hi); }
 
 template <class Real>
 void encode_group(const Dither<Real>& dither, const Real* values, const uint16_t* noise, int bits,

@@ -36,6 +36,10 @@ void for_each_block(int64_t width, const Body& body) {
     body(begin, width - begin < kBlock ? width - begin : kBlock);
 }
 
+// Least and greatest of a group's values; NaN where one is not finite.
+void range_of(const float* values, float* lo, float* hi);
+void range_of(const double* values, double* lo, double* hi);
+
 // One group of 64 values to packed codes, 8 bytes a bit, and back.
 template <class Real>
 void encode_group(const Dither<Real>& dither, const Real* values, const uint16_t* noise, int bits,

@@ -210,7 +210,7 @@ void run_dropout(const Tensor& from, const Tensor& to, const Tensor& saved, int6
 
 std::tuple<Tensor, Tensor> dropout(const Tensor& x, int64_t threshold, int64_t salt,
                                    const std::optional<Tensor>& key) {
-  RAD_CHECK(0 <= salt && salt < int64_t{1} << 32, "salt must be in [0, 2^32), got ", salt);
+  check_salt(salt);
   Tensor y = torch::stable::empty_like(x), saved = scratch(x, kTrailerBytes);
   place_key(x, &static_cast<Trailer*>(saved.mutable_data_ptr())->key, key);
   const bool dense = same_layout(x, y);

@@ -39,11 +39,18 @@ Tensor linear_wgrad(const Tensor& dy, const Tensor& buffer, int64_t features, st
 }  // namespace
 
 Tensor pack(const Tensor& x, const SketchSpec& spec, int64_t salt, const std::optional<Tensor>& key) {
-  RAD_CHECK(0 <= salt && salt < int64_t{1} << 32, "salt must be in [0, 2^32), got ", salt);
-  Matrix matrix = as_matrix(x);
-  const Execution run(x);
+  check_salt(salt);
+  const Matrix matrix = as_matrix(x);
   const Saved saved = Saved::create(x, spec, dtype_of(x), matrix.view.rows, matrix.view.cols, key);
+  pack_into(saved, matrix, salt);
+  return saved.buffer();
+}
+
+void pack_into(const Saved& saved, Matrix matrix, int64_t salt) {
+  const Tensor x = matrix.owner;
+  const Execution run(x);
   const Backend& backend = backend_of(x);
+  const SketchSpec& spec = saved.spec();
   if (spec.sampling == Sampling::kProject) {
     Tensor slot = view_of(x, &saved.trailer()->salt, {1}, {1}, ScalarType::Long);
     torch::stable::fill_(slot, static_cast<double>(salt));
@@ -62,7 +69,6 @@ Tensor pack(const Tensor& x, const SketchSpec& spec, int64_t salt, const std::op
   const Tensor workspace = scratch(x, backend.pack_workspace(args));
   args.workspace = workspace.mutable_data_ptr();
   check_status(x, backend.pack(args), "pack");
-  return saved.buffer();
 }
 
 void register_linear(Library& m) {

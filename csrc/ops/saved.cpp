@@ -1,8 +1,10 @@
 #include "ops/saved.h"
 
-#include <array>
-
 namespace rad::ops {
+
+void check_salt(int64_t salt) {
+  RAD_CHECK(0 <= salt && salt < int64_t{1} << 32, "salt must be in [0, 2^32), got ", salt);
+}
 
 void place_key(const Tensor& like, uint64_t* target, const std::optional<Tensor>& key) {
   Tensor slot = view_of(like, target, {1}, {1}, ScalarType::Long);
@@ -14,10 +16,7 @@ void place_key(const Tensor& like, uint64_t* target, const std::optional<Tensor>
   }
   // On the device, by torch's own generator: manual_seed, fork_rng, checkpointing and graph capture all
   // apply.
-  using torch::stable::detail::from;
-  std::array<StableIValue, 2> stack{from(slot), from(std::nullopt)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::random_", "", stack.data(), TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // takes ownership of the returned handle
+  random_(slot);
 }
 
 Saved::Saved(const Tensor& buffer, const SketchSpec& spec, DType dtype, int64_t rows, int64_t features)

@@ -44,6 +44,8 @@ class Saved {
   SavedLayout layout_;
 };
 
+void check_salt(int64_t salt);
+
 // `key` or a fresh draw into the int64 at `target` on `like`'s device.
 void place_key(const Tensor& like, uint64_t* target, const std::optional<Tensor>& key);
 

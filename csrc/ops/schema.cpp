@@ -40,6 +40,14 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
   m.def("dropout(Tensor x, int threshold, int salt, Tensor? key=None) -> (Tensor, Tensor)");
   m.def("dropout_backward(Tensor dy, Tensor saved, int threshold, SymInt[] stride) -> Tensor");
 
+  // One layer of a recurrent network, all its steps and directions. sizes = [steps, batch, inputs, hidden,
+  // directions]; an empty spec keeps nothing of that input, empty batch_sizes mean a full batch at every
+  // step.
+  m.def(
+      "rnn(Tensor x, Tensor h, Tensor? c, Tensor[] weights_ih, Tensor[] weights_hh, Tensor[] biases, int[] batch_sizes, int cell, int[] spec_x, int[] spec_h, int bits, bool sequence, int salt, Tensor? key=None) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "rnn_backward(Tensor? dy, Tensor? dh, Tensor? dc, Tensor saved, Tensor? x, Tensor[] weights_ih, Tensor[] weights_hh, SymInt[] sizes, int[] batch_sizes, int cell, int[] spec_x, int[] spec_h, int bits, int needs) -> Tensor[]");
+
   // Diagnostics and benchmarks.
   m.def("pack(Tensor x, int[] spec, int salt, Tensor? key=None) -> Tensor");
   m.def("unpack(Tensor saved, int[] spec, SymInt rows, SymInt features, ScalarType dtype) -> Tensor");
@@ -49,6 +57,7 @@ STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CPU, m) {
   rad::ops::register_linear(m);
   rad::ops::register_conv(m);
   rad::ops::register_activation(m);
+  rad::ops::register_rnn(m);
   rad::ops::register_diagnostics(m);
 }
 
@@ -57,6 +66,7 @@ STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CUDA, m) {
   rad::ops::register_linear(m);
   rad::ops::register_conv(m);
   rad::ops::register_activation(m);
+  rad::ops::register_rnn(m);
   rad::ops::register_diagnostics(m);
 }
 #endif

@@ -155,7 +155,31 @@ Tensor aten_convolution(const Tensor& x, const Tensor& weight, const std::option
   return to<Tensor>(stack[0]);
 }
 
+namespace {
+
+Tensor call_unary(const char* op, const Tensor& tensor) {
+  std::array<StableIValue, 1> stack{from(tensor)};
+  call(op, "", stack.data());
+  return to<Tensor>(stack[0]);
+}
+
+}  // namespace
+
+void sigmoid_(const Tensor& tensor) { call_unary("aten::sigmoid_", tensor); }
+void tanh_(const Tensor& tensor) { call_unary("aten::tanh_", tensor); }
+Tensor tanh(const Tensor& tensor) { return call_unary("aten::tanh", tensor); }
+
+void random_(const Tensor& tensor) {
+  std::array<StableIValue, 2> stack{from(tensor), from(std::nullopt)};
+  call("aten::random_", "", stack.data());
+  to<Tensor>(stack[0]);  // takes ownership of the returned handle
+}
+
 Tensor transposed(const Tensor& matrix) { return torch::stable::transpose(matrix, 0, 1); }
+
+Tensor slice_of(Tensor tensor, int64_t dim, int64_t start, int64_t length) {
+  return torch::stable::narrow(tensor, dim, start, length);
+}
 
 void addmm(Tensor& out, const Tensor& a, const Tensor& b, double beta, double alpha) {
   // The dispatcher's boxed call cannot carry a Scalar from the stable ABI; this C shim takes doubles.

@@ -65,7 +65,14 @@ Tensor aten_convolution(const Tensor& x, const Tensor& weight, const std::option
                         const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                         const std::vector<int64_t>& dilation, bool transposed,
                         const std::vector<int64_t>& output_padding, int64_t groups);
+// Elementwise, in place or new, by torch's own kernels.
+void sigmoid_(const Tensor& tensor);
+void tanh_(const Tensor& tensor);
+Tensor tanh(const Tensor& tensor);
+void random_(const Tensor& tensor);
 Tensor transposed(const Tensor& matrix);
+// Entries [start, start + length) of one dimension, over the same memory.
+Tensor slice_of(Tensor tensor, int64_t dim, int64_t start, int64_t length);
 // out = beta * out + alpha * a @ b, by the BLAS that torch itself uses; beta = 0 ignores what out holds.
 void addmm(Tensor& out, const Tensor& a, const Tensor& b, double beta, double alpha);
 // a @ b summed and returned in fp32 for 16-bit a, b (CUDA only).

@@ -6,6 +6,7 @@ from ._conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, c
 from ._conv_checks import check_conv_sketch
 from ._linear import linear, shared_linear
 from ._piecewise import hardshrink, hardsigmoid, hardtanh, leaky_relu, relu6, softshrink, threshold
+from ._rnn import recurrent
 from ._smooth import (
     celu,
     check_bits,
@@ -44,6 +45,7 @@ __all__ = [
     "linear",
     "logsigmoid",
     "mish",
+    "recurrent",
     "relu",
     "relu6",
     "selu",

@@ -19,6 +19,7 @@ from .elementwise import (
     sloped,
 )
 from .linear import draw_key, linear, linear_shared, linear_wgrad, pack, unpack
+from .rnn import draw_keys, rnn, rnn_backward, rnn_packs_nbytes, rnn_saved_nbytes
 from .salt import rank_salt
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "derivative_nbytes",
     "derivative_product",
     "draw_key",
+    "draw_keys",
     "dropout",
     "dropout_backward",
     "kink",
@@ -41,6 +43,10 @@ __all__ = [
     "rank_salt",
     "relu",
     "relu_",
+    "rnn",
+    "rnn_backward",
+    "rnn_packs_nbytes",
+    "rnn_saved_nbytes",
     "sloped",
     "unpack",
 ]

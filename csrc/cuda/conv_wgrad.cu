@@ -72,7 +72,7 @@ RAD_DEVICE Sum block_sum(Sum value, Sum (&parts)[kWarps]) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) conv_wgrad_kernel(ConvParams<T> p, Sampler plan) {
+__global__ void __launch_bounds__(kThreads, kResident) conv_wgrad_kernel(ConvParams<T> p, Sampler plan) {
   using Sum = Accumulate<T>;
   CUDA_SHARED(Sum[kWarps], parts);
   const ConvWgradArgs& a = p.args;

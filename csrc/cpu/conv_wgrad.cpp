@@ -11,6 +11,7 @@
 #include "core/dtype.h"
 #include "cpu/conv_entries.h"
 #include "cpu/conv_meetings.h"
+#include "cpu/conv_panel.h"
 #include "cpu/parallel.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -21,52 +22,51 @@
 namespace rad::cpu {
 namespace {
 
-constexpr int64_t kVectorBytes = 64;
 constexpr int64_t kPanelBytes = 256 << 10;  // dy rows at a time
 constexpr int64_t kSumBytes =
     384 << 10;  // of taps, channels and a strip of outputs that are summed at a time
 constexpr int64_t kValueBytes = 128 << 10;  // of x at a time, a thread
 constexpr int kRegisters = 16;              // vectors of sums
 
-typedef float FloatVector __attribute__((vector_size(64), may_alias));
-typedef double DoubleVector __attribute__((vector_size(64), may_alias));
-
-// Pairs of one tap: panel[row[e]] times x[value[e]].
+// The pairs of one tap and what they count from.
 template <class Sum>
-struct Pairs {
-  int64_t count;
-  int32_t row[kEntries], value[kEntries];
+struct TapPairs {
+  const Pairs& pairs;
   const Sum* panel;
   const Sum* x;
 };
 
-// sums[c][strip] += sum_e x[value_e + c] * panel[row_e], for kChannels channels at once. One channel alone
-// would wait for its own additions, so it has several sums in turn.
+// sums[c][strip] += sum_e x[value_e + c] * panel[row_e], for kChannels channels at once. Few sums would
+// wait for their own additions, so they come in several turns.
 template <class Vector, int kVectors, int kChannels, class Sum>
-inline __attribute__((always_inline)) void add_channels(const Pairs<Sum>& p, int64_t channel, Sum* sums) {
-  constexpr int kTurns = kChannels == 1 ? 8 / kVectors : 1;
+inline __attribute__((always_inline)) void add_channels(const TapPairs<Sum>& p, int64_t channel, Sum* sums) {
+  constexpr int kTurns = kVectors * kChannels < 8 ? 8 / (kVectors * kChannels) : 1;
   auto* out = reinterpret_cast<Vector*>(sums);
   Vector s[kTurns][kChannels][kVectors];
   for (int c = 0; c < kChannels; ++c) {
     for (int v = 0; v < kVectors; ++v) s[0][c][v] = out[c * kVectors + v];
   }
   for (int turn = 1; turn < kTurns; ++turn) {
-    for (int v = 0; v < kVectors; ++v) s[turn][0][v] = Vector{};
+    for (int c = 0; c < kChannels; ++c) {
+      for (int v = 0; v < kVectors; ++v) s[turn][c][v] = Vector{};
+    }
   }
   const auto add = [&](int64_t e, int turn) __attribute__((always_inline)) {
-    const auto* row = reinterpret_cast<const Vector*>(p.panel + p.row[e]);
-    const Sum* x = p.x + p.value[e] + channel;
+    const auto* row = reinterpret_cast<const Vector*>(p.panel + p.pairs.row[e]);
+    const Sum* x = p.x + p.pairs.value[e] + channel;
     for (int c = 0; c < kChannels; ++c) {
       for (int v = 0; v < kVectors; ++v) s[turn][c][v] += row[v] * x[c];
     }
   };
   int64_t e = 0;
-  for (; e + kTurns <= p.count; e += kTurns) {
+  for (; e + kTurns <= p.pairs.count; e += kTurns) {
     for (int turn = 0; turn < kTurns; ++turn) add(e + turn, turn);
   }
-  for (; e < p.count; ++e) add(e, 0);
+  for (; e < p.pairs.count; ++e) add(e, 0);
   for (int turn = 1; turn < kTurns; ++turn) {
-    for (int v = 0; v < kVectors; ++v) s[0][0][v] += s[turn][0][v];
+    for (int c = 0; c < kChannels; ++c) {
+      for (int v = 0; v < kVectors; ++v) s[0][c][v] += s[turn][c][v];
+    }
   }
   for (int c = 0; c < kChannels; ++c) {
     for (int v = 0; v < kVectors; ++v) out[c * kVectors + v] = s[0][c][v];
@@ -74,7 +74,7 @@ inline __attribute__((always_inline)) void add_channels(const Pairs<Sum>& p, int
 }
 
 template <class Vector, int kVectors, int kChannels, class Sum>
-inline __attribute__((always_inline)) int64_t add_while(const Pairs<Sum>& p, int64_t c, int64_t channels,
+inline __attribute__((always_inline)) int64_t add_while(const TapPairs<Sum>& p, int64_t c, int64_t channels,
                                                         Sum* sums) {
   constexpr int64_t kStrip = kVectors * (kVectorBytes / sizeof(Sum));
   for (; c + kChannels <= channels; c += kChannels)
@@ -84,27 +84,28 @@ inline __attribute__((always_inline)) int64_t add_while(const Pairs<Sum>& p, int
 
 // All channels, as many at a time as registers hold.
 template <class Vector, int kVectors, class Sum>
-inline __attribute__((always_inline)) void add_tap(const Pairs<Sum>& p, int64_t channels, Sum* sums) {
+inline __attribute__((always_inline)) void add_tap(const TapPairs<Sum>& p, int64_t channels, Sum* sums) {
   int64_t c = 0;
   if constexpr (kRegisters / kVectors >= 16) c = add_while<Vector, kVectors, 16>(p, c, channels, sums);
   if constexpr (kRegisters / kVectors >= 8) c = add_while<Vector, kVectors, 8>(p, c, channels, sums);
   c = add_while<Vector, kVectors, 4>(p, c, channels, sums);
+  c = add_while<Vector, kVectors, 3>(p, c, channels, sums);
   c = add_while<Vector, kVectors, 2>(p, c, channels, sums);
   add_while<Vector, kVectors, 1>(p, c, channels, sums);
 }
 
 template <class Vector, class Sum>
-inline __attribute__((always_inline)) void add_strip(const Pairs<Sum>& p, int vectors, int64_t channels,
+inline __attribute__((always_inline)) void add_strip(const TapPairs<Sum>& p, int vectors, int64_t channels,
                                                      Sum* sums) {
   if (vectors == 4) return add_tap<Vector, 4>(p, channels, sums);
   if (vectors == 2) return add_tap<Vector, 2>(p, channels, sums);
   add_tap<Vector, 1>(p, channels, sums);
 }
 
-RAD_VECTOR_CLONES void add_pairs(const Pairs<float>& p, int vectors, int64_t channels, float* sums) {
+RAD_VECTOR_CLONES void add_pairs(const TapPairs<float>& p, int vectors, int64_t channels, float* sums) {
   add_strip<FloatVector>(p, vectors, channels, sums);
 }
-RAD_VECTOR_CLONES void add_pairs(const Pairs<double>& p, int vectors, int64_t channels, double* sums) {
+RAD_VECTOR_CLONES void add_pairs(const TapPairs<double>& p, int vectors, int64_t channels, double* sums) {
   add_strip<DoubleVector>(p, vectors, channels, sums);
 }
 
@@ -258,29 +259,14 @@ class Product {
         int64_t position[kEntries];
         entries.places(channel, at, size, position);
         entries.values(channel, count, at, size, count, values);
-        const Meetings meetings(a_.axis, size, position, begin);
+        const Meetings meetings(a_.axis, size, position, begin, end - begin, plan_.strip, count);
         meetings.each_tap(b.tap + taps.begin, b.tap + taps.end,
-                          [&](int64_t tap, int64_t pairs, const int32_t* entry, const int64_t* output) {
-                            add(pairs, entry, output, end - begin, count, values,
-                                sums_ + ((tap - b.tap) * b.channels + c) * plan_.strip);
+                          [&](int64_t tap, const Pairs& pairs, int64_t distance) {
+                            add_pairs(TapPairs<Sum>{pairs, panel_ + distance, values}, plan_.vectors, count,
+                                      sums_ + ((tap - b.tap) * b.channels + c) * plan_.strip);
                           });
       }
     }
-  }
-
-  void add(int64_t size, const int32_t* entry, const int64_t* output, int64_t rows, int64_t channels,
-           const Sum* values, Sum* sums) {
-    Pairs<Sum> pairs;
-    pairs.panel = panel_;
-    pairs.x = values;
-    int64_t count = 0;
-    for (int64_t i = 0; i < size; ++i) {
-      pairs.row[count] = static_cast<int32_t>(output[i] * plan_.strip);
-      pairs.value[count] = static_cast<int32_t>(entry[i] * channels);
-      count += static_cast<uint64_t>(output[i]) < static_cast<uint64_t>(rows);
-    }
-    pairs.count = count;
-    if (count) add_pairs(pairs, plan_.vectors, channels, sums);
   }
 
   void load_panel(const Block& b, int64_t begin, int64_t end) {
@@ -291,31 +277,12 @@ class Product {
         const int64_t image = q / outputs_, rest = q - image * outputs_, q2 = rest % x.output,
                       q1 = rest / x.output % a_.axis[1].output, q0 = rest / x.output / a_.axis[1].output;
         const int64_t run = std::min(x.output - q2, begin + last - q);
-        load_run(dy + image * a_.dy_image + q0 * a_.axis[0].dy_stride + q1 * a_.axis[1].dy_stride +
-                     q2 * x.dy_stride,
-                 x.dy_stride, run, b.width, panel_ + (q - begin) * plan_.strip);
+        load_rows(dy + image * a_.dy_image + q0 * a_.axis[0].dy_stride + q1 * a_.axis[1].dy_stride +
+                      q2 * x.dy_stride,
+                  x.dy_stride, a_.dy_output, run, b.width, plan_.strip, panel_ + (q - begin) * plan_.strip);
         q += run;
       }
     });
-  }
-
-  void load_run(const T* dy, int64_t stride, int64_t run, int64_t width, Sum* panel) const {
-    constexpr int64_t kTogether = 16;  // panel rows that stay in L1
-    const int64_t strip = plan_.strip;
-    for (int64_t r0 = 0; r0 < run; r0 += kTogether, dy += kTogether * stride, panel += kTogether * strip) {
-      const int64_t rows = std::min(kTogether, run - r0);
-      if (width < strip) std::fill(panel, panel + rows * strip, Sum{0});
-      if (a_.dy_output == 1) {
-        for (int64_t r = 0; r < rows; ++r) {
-          for (int64_t o = 0; o < width; ++o) panel[r * strip + o] = widen(dy[r * stride + o]);
-        }
-      } else {
-        for (int64_t o = 0; o < width; ++o) {
-          const T* from = dy + o * a_.dy_output;
-          for (int64_t r = 0; r < rows; ++r) panel[r * strip + o] = widen(from[r * stride]);
-        }
-      }
-    }
   }
 
   void store(const Block& b) {

@@ -10,6 +10,7 @@ void register_linear(Library& m);
 void register_conv(Library& m);
 void register_activation(Library& m);
 void register_rnn(Library& m);
+void register_pool(Library& m);
 void register_diagnostics(Library& m);
 
 }  // namespace rad::ops

@@ -48,6 +48,10 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
   m.def(
       "rnn_backward(Tensor? dy, Tensor? dh, Tensor? dc, Tensor saved, Tensor? x, Tensor[] weights_ih, Tensor[] weights_hh, SymInt[] sizes, int[] batch_sizes, int cell, int[] spec_x, int[] spec_h, int bits, int needs) -> Tensor[]");
 
+  // x [planes, three sizes, lanes]; geometry: windows, strides, paddings, dilations, three each.
+  m.def("max_pool(Tensor x, SymInt[] output, int[] geometry) -> (Tensor, Tensor)");
+  m.def("max_pool_backward(Tensor dy, Tensor codes, SymInt[] input, int[] geometry) -> Tensor");
+
   // Diagnostics and benchmarks.
   m.def("pack(Tensor x, int[] spec, int salt, Tensor? key=None) -> Tensor");
   m.def("unpack(Tensor saved, int[] spec, SymInt rows, SymInt features, ScalarType dtype) -> Tensor");
@@ -58,6 +62,7 @@ STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CPU, m) {
   rad::ops::register_conv(m);
   rad::ops::register_activation(m);
   rad::ops::register_rnn(m);
+  rad::ops::register_pool(m);
   rad::ops::register_diagnostics(m);
 }
 
@@ -67,6 +72,7 @@ STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CUDA, m) {
   rad::ops::register_conv(m);
   rad::ops::register_activation(m);
   rad::ops::register_rnn(m);
+  rad::ops::register_pool(m);
   rad::ops::register_diagnostics(m);
 }
 #endif

@@ -6,6 +6,17 @@ from ._conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, c
 from ._conv_checks import check_conv_sketch
 from ._linear import linear, shared_linear
 from ._piecewise import hardshrink, hardsigmoid, hardtanh, leaky_relu, relu6, softshrink, threshold
+from ._pool import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
 from ._rnn import recurrent
 from ._smooth import (
     celu,
@@ -24,6 +35,12 @@ from ._smooth import (
 
 __all__ = [
     "SketchWarning",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
     "celu",
     "check_bits",
     "check_conv_sketch",
@@ -44,6 +61,9 @@ __all__ = [
     "leaky_relu",
     "linear",
     "logsigmoid",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
     "mish",
     "recurrent",
     "relu",

@@ -19,6 +19,7 @@ from .elementwise import (
     sloped,
 )
 from .linear import draw_key, linear, linear_shared, linear_wgrad, pack, unpack
+from .pool import max_pool, max_pool_backward, pool_code_words
 from .rnn import draw_keys, rnn, rnn_backward, rnn_packs_nbytes, rnn_saved_nbytes
 from .salt import rank_salt
 
@@ -38,8 +39,11 @@ __all__ = [
     "linear_shared",
     "linear_wgrad",
     "masked",
+    "max_pool",
+    "max_pool_backward",
     "pack",
     "packed_shape",
+    "pool_code_words",
     "rank_salt",
     "relu",
     "relu_",

@@ -36,6 +36,10 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
   m.def(
       "derivative_product(Tensor dy, Tensor saved, int function, float[] parameters, int bits, SymInt[] stride) -> Tensor");
 
+  // act(gate) * up with codes of both factors of its gradient; implemented in rad_kernels/ops as well.
+  m.def(
+      "gated(Tensor gate, Tensor up, int activation, int bits, bool keep_gate, bool keep_up, int salt, Tensor? keys=None) -> (Tensor, Tensor, Tensor)");
+
   // An element is dropped when its 32-bit word is below `threshold`; `saved` is the trailer alone.
   m.def("dropout(Tensor x, int threshold, int salt, Tensor? key=None) -> (Tensor, Tensor)");
   m.def("dropout_backward(Tensor dy, Tensor saved, int threshold, SymInt[] stride) -> Tensor");

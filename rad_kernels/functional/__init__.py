@@ -4,6 +4,7 @@ from ._activation import dropout, relu
 from ._checks import SketchWarning, check_sketch
 from ._conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from ._conv_checks import check_conv_sketch
+from ._gated import check_gate, gated
 from ._linear import linear, shared_linear
 from ._piecewise import hardshrink, hardsigmoid, hardtanh, leaky_relu, relu6, softshrink, threshold
 from ._pool import (
@@ -44,6 +45,7 @@ __all__ = [
     "celu",
     "check_bits",
     "check_conv_sketch",
+    "check_gate",
     "check_sketch",
     "conv1d",
     "conv2d",
@@ -53,6 +55,7 @@ __all__ = [
     "conv_transpose3d",
     "dropout",
     "elu",
+    "gated",
     "gelu",
     "hardshrink",
     "hardsigmoid",

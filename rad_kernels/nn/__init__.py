@@ -24,6 +24,7 @@ from .activation import (
 from .attention import MultiheadAttention
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from .dropout import Dropout
+from .gated import SwiGLU
 from .linear import Linear
 from .pool import (
     AdaptiveAvgPool1d,
@@ -77,6 +78,7 @@ __all__ = [
     "Sigmoid",
     "Softplus",
     "Softshrink",
+    "SwiGLU",
     "Tanh",
     "Threshold",
 ]

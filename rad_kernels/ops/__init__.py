@@ -18,6 +18,7 @@ from .elementwise import (
     relu_,
     sloped,
 )
+from .gated import GATES, gated, gated_nbytes, gated_product
 from .linear import draw_key, linear, linear_shared, linear_wgrad, pack, unpack
 from .pool import max_pool, max_pool_backward, pool_code_words
 from .rnn import draw_keys, rnn, rnn_backward, rnn_packs_nbytes, rnn_saved_nbytes
@@ -25,6 +26,7 @@ from .salt import rank_salt
 
 __all__ = [
     "FUNCTIONS",
+    "GATES",
     "activation",
     "conv",
     "conv_wgrad",
@@ -34,6 +36,9 @@ __all__ = [
     "draw_keys",
     "dropout",
     "dropout_backward",
+    "gated",
+    "gated_nbytes",
+    "gated_product",
     "kink",
     "linear",
     "linear_shared",

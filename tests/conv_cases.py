@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from checks import ROUNDING
 from torch import Tensor
 
 from rad_kernels import Sketch, ops
 from rad_kernels.sketch import VALID_CONV_DRAWS
 
 COMBINATIONS = [(sampling, draw) for sampling, draws in VALID_CONV_DRAWS.items() for draw in draws]
+
+KEY = 2**40 + 77
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,38 @@ class ConvCase:
         return matrix.reshape(self.x_shape)
 
     def pack(self, x: Tensor, weight: Tensor, sketch: Sketch, by_channel: bool, key: int) -> Tensor:
-        return ops.conv(x, weight, None, sketch.spec, by_channel, *self.geometry, torch.tensor(key))[1]
+        return ops.conv(
+            x, weight, None, sketch.spec, by_channel, *self.geometry, torch.tensor(key, device=x.device)
+        )[1]
 
     def sampled(self, dy: Tensor, saved: Tensor, sketch: Sketch, by_channel: bool) -> Tensor:
         stride, padding, dilation, transposed, _, groups = self.geometry
         how = sketch.spec, by_channel, stride, padding, dilation, transposed, groups
         return ops.conv_wgrad(dy, saved, self.x_shape, self.weight_shape, *how)
+
+
+def estimate(case, saved, sketch, by_channel, dtype):
+    matrix = ops.unpack(saved, *case.matrix(by_channel), dtype, sketch.spec)
+    return case.activation(matrix, by_channel)
+
+
+def check(case, sketch, dtype=torch.float64, device="cpu"):
+    """dW within rounding of torch's in float64, from the dense estimate that was packed."""
+    x, weight, dy = (t.to(device) for t in case.data(dtype))
+    by_channel = sketch.sampling != "rows"
+    saved = case.pack(x, weight, sketch, by_channel, KEY)
+    dw = case.sampled(dy, saved, sketch, by_channel)
+    assert dw.dtype == dtype and dw.shape == weight.shape and dw.is_contiguous()
+    # Codes are decoded in the accumulator's type, and unpack would round them: tests/cpp has these.
+    if dtype.itemsize == 2 and sketch.bits:
+        return
+    dense = estimate(case, saved, sketch, by_channel, dtype).double()
+    if dtype.itemsize == 2:  # weights were rounded into the dense estimate: take them from ones
+        ones = case.pack(torch.ones_like(x.double()), weight.double(), sketch, by_channel, KEY)
+        dense = estimate(case, ones, sketch, by_channel, torch.float64) * x.double()
+    exact, magnitude = case.wgrad(dense, dy.double()), case.wgrad(dense.abs(), dy.double().abs())
+    terms = dy[:, 0].numel() + 4
+    accumulator = ROUNDING[torch.float64 if dtype == torch.float64 else torch.float32]
+    # The reference sums in float64 as well, hence twice.
+    bound = 2 * terms * accumulator * magnitude + ROUNDING[dtype] * exact.abs()
+    assert ((dw.double() - exact).abs() <= bound).all(), f"{(dw.double() - exact).abs().max()}"

@@ -4,13 +4,12 @@ dtypes, layouts, codes, every tail of the loops, threads; the saved bytes."""
 import pytest
 import torch
 from cases import DTYPES, EVERY_BITS
-from checks import ROUNDING, same_bits
-from conv_cases import COMBINATIONS, ConvCase
+from checks import same_bits
+from conv_cases import COMBINATIONS, KEY, ConvCase, check, estimate
 
-from rad_kernels import Sketch, ops
+from rad_kernels import Sketch
+from rad_kernels.memory import step_peak
 from rad_kernels.sketch import saved_nbytes
-
-KEY = 2**40 + 77
 
 
 @pytest.fixture(autouse=True)
@@ -49,35 +48,6 @@ TAILS = [
     ConvCase(5, 300, (4, 3), 65, (3, 3), padding=1),
     ConvCase(150, 3, (2, 2), 130, (2, 2), padding=1),
 ]
-
-
-def estimate(case, saved, sketch, by_channel, dtype):
-    matrix = ops.unpack(saved, *case.matrix(by_channel), dtype, sketch.spec)
-    return case.activation(matrix, by_channel)
-
-
-def check(case, sketch, dtype=torch.float64, form=lambda t: t):
-    """dW within rounding of torch's in float64, from the dense estimate that was packed."""
-    x, weight, dy = case.data(dtype)
-    by_channel = sketch.sampling != "rows"
-    saved = case.pack(form(x), weight, sketch, by_channel, KEY)
-    dw = case.sampled(form(dy), saved, sketch, by_channel)
-    assert dw.dtype == dtype and dw.shape == weight.shape and dw.is_contiguous()
-    # Codes are decoded in the accumulator's type, so unpack must not round them.
-    if dtype.itemsize == 2 and sketch.bits:
-        return
-    dense = estimate(case, saved, sketch, by_channel, dtype).double()
-    if dtype.itemsize == 2:  # weights were rounded into the dense estimate: take them from ones
-        ones = case.pack(
-            torch.ones(case.x_shape, dtype=torch.float64), weight.double(), sketch, by_channel, KEY
-        )
-        dense = estimate(case, ones, sketch, by_channel, torch.float64) * x.double()
-    exact, magnitude = case.wgrad(dense, dy.double()), case.wgrad(dense.abs(), dy.double().abs())
-    terms = dy[:, 0].numel() + 4
-    accumulator = ROUNDING[torch.float64 if dtype == torch.float64 else torch.float32]
-    # The reference sums in float64 as well, hence twice.
-    bound = 2 * terms * accumulator * magnitude + ROUNDING[dtype] * exact.abs()
-    assert ((dw.double() - exact).abs() <= bound).all(), f"{(dw.double() - exact).abs().max()}"
 
 
 @every_combination
@@ -187,3 +157,19 @@ def test_what_is_not_kept_does_not_spread():
     dw = case.sampled(dy, case.pack(x, weight, sketch, True, KEY), sketch, True)
     met = case.wgrad(mask.double(), torch.ones_like(dy).double()) != 0
     assert (dw[:, 0].isnan() == met[:, 0]).all() and dw[:, 1].isfinite().all()
+
+
+@every_combination
+def test_backward_needs_a_mebibyte_beside_its_result(combination):
+    """And the list of kept positions: 8 bytes each, 24 where they have to be sorted."""
+    case = ConvCase(4, 64, (56, 56), 64, (3, 3), padding=1)
+    x, weight, dy = case.data(torch.float32)
+    sketch, by_channel = Sketch(0.1, *combination), combination[0] != "rows"
+    saved = case.pack(x, weight, sketch, by_channel, KEY)
+    found = [None]
+
+    def backward():
+        found[0] = case.sampled(dy, saved, sketch, by_channel)
+
+    rows = case.matrix(False)[0]
+    assert step_peak(backward) <= weight.nbytes + 2**20 + 24 * sketch.kept(rows)

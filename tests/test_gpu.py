@@ -1,6 +1,7 @@
 """What only a GPU can show: its samples, codes and masks are the CPU's, its products keep their bounds, and
 graphs, streams, allocator and compiler find the ops as they expect them."""
 
+import conv_cases
 import pytest
 import torch
 from cases import COMBINATIONS, DTYPES, LINEARS, LinearCase
@@ -350,3 +351,24 @@ def test_a_training_step_of_the_layers():
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("sampling", ["rows", "same", "different"])
+def test_convolutions(sampling, transposed):
+    """Packs are the CPU's, dW keeps its bound, and dx is torch's but for the algorithm's sums."""
+    case = conv_cases.ConvCase(3, 6, (9, 8), 10, (3, 2), 2, 1, groups=2, transposed=transposed)
+    for dtype in DTYPES:
+        for bits in (None, 4):
+            sketch, by_channel = Sketch(0.3, sampling, bits=bits), sampling != "rows"
+            x, weight, _ = case.data(dtype)
+            saved = case.pack(x, weight, sketch, by_channel, conv_cases.KEY)
+            there = case.pack(x.to(DEVICE), weight.to(DEVICE), sketch, by_channel, conv_cases.KEY)
+            assert torch.equal(there.cpu(), saved)
+            conv_cases.check(case, sketch, dtype, DEVICE)
+    conv = functional.conv_transpose2d if transposed else functional.conv2d
+    x, weight, dy = (t.to(DEVICE).requires_grad_() for t in case.data())
+    y = conv(x, weight, None, 2, 1, groups=2, sketch=Sketch(0.3, sampling))
+    (dx,) = torch.autograd.grad(y, x, dy)
+    (expected,) = torch.autograd.grad(case.forward(x, weight), x, dy)
+    assert torch.allclose(dx, expected, rtol=1e-10, atol=1e-10)

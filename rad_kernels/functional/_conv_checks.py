@@ -35,7 +35,8 @@ def check_conv_sketch(sketch: object) -> None:
     """Raises TypeError for what is no Sketch, ValueError for one that no convolution can use."""
     check_sketch(sketch)
     assert isinstance(sketch, Sketch)
-    if sketch.keep == 1 or sketch.draw in VALID_CONV_DRAWS.get(sketch.sampling, ()):
+    everything = sketch.spec[0] == sketch.spec[1]
+    if everything or sketch.draw in VALID_CONV_DRAWS.get(sketch.sampling, ()):
         return
     valid = "; ".join(f"{name!r} with {', '.join(draws)}" for name, draws in VALID_CONV_DRAWS.items())
     raise ValueError(f"sketch {sketch} does not go with a convolution: use sampling {valid}")

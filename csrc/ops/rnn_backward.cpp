@@ -116,6 +116,8 @@ std::vector<Tensor> rnn_backward(const std::optional<Tensor>& dy, const std::opt
   const RnnPlan plan(decode_rnn(sizes, batch_sizes, cell, dtype_of(like), spec_x, spec_h, bits));
   const RnnSpec& s = plan.spec();
   plan.check(saved);
+  RAD_CHECK(!(needs & kNeedsWeightIh) || x.has_value() != s.x.has_value(),
+            "rnn_backward: x is for a layer whose spec_x is empty");
   const ScalarType type = scalar_type_of(s.dtype);
   const Tensor none = empty_like_device(like, {0}, type);
   const auto state = [&](const std::optional<Tensor>& given) {

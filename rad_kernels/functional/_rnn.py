@@ -20,11 +20,12 @@ FEW_BITS, LONG = 4, 64  # four bits over more steps than this: relative variance
 
 
 class _RecurrentGrad(Function):
-    """All gradients of one layer. ``token`` ties them to the layer's inputs in the graph."""
+    """All gradients of one layer. ``token`` ties them to the layer's inputs in the graph; weights come in lists,
+    because compiled code hands a context to a function with a variable number of arguments."""
 
     @staticmethod
-    def forward(dy, dh, dc, saved, token, x, layer, needs, count, *weights):
-        return tuple(ops.rnn_backward(dy, dh, dc, saved, x, weights[:count], weights[count:], layer, needs))
+    def forward(dy, dh, dc, saved, token, x, weights_ih, weights_hh, layer, needs):
+        return tuple(ops.rnn_backward(dy, dh, dc, saved, x, weights_ih, weights_hh, layer, needs))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -58,7 +59,7 @@ class _Recurrent(Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, h, c, layer, sequence, dtype, *parameters = inputs
+        x, h, c, layer, ctx.sequence, ctx.dtype, *parameters = inputs
         *_, saved, token = output
         each = len(parameters) // layer.directions
         needs_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[6:]
@@ -67,7 +68,7 @@ class _Recurrent(Function):
         keeps_x = not layer.spec_x and any(needs[::each])
         weights_ih = parameters[::each] if needs_x else []
         ctx.save_for_backward(saved, token, x if keeps_x else None, *weights_ih, *parameters[1::each])
-        ctx.layer, ctx.dtype, ctx.each, ctx.sequence = layer, dtype, each, sequence
+        ctx.layer, ctx.each = layer, each
         ctx.dtypes = [None if t is None else t.dtype for t in (x, h, c, *parameters)]
 
     @staticmethod
@@ -86,9 +87,9 @@ class _Recurrent(Function):
             if any(needs[6 + place :: each]):
                 wanted |= bit
         cast = [w.to(ctx.dtype) for w in weights]
-        count = len(cast) - layer.directions
         x = None if x is None else x.to(ctx.dtype)
-        made = _RecurrentGrad.apply(dy, dh, dc, saved, token, x, layer, wanted, count, *cast)
+        weights_ih, weights_hh = cast[: -layer.directions], cast[-layer.directions :]
+        made = _RecurrentGrad.apply(dy, dh, dc, saved, token, x, weights_ih, weights_hh, layer, wanted)
         states = [made[i] if needs[i] else None for i in range(3)]
         slots = [made[3 + 4 * d + i] for d in range(layer.directions) for i in range(each)]
         parameters = [g if needed else None for g, needed in zip(slots, needs[6:], strict=True)]

@@ -68,8 +68,8 @@ def check(op, *arguments):
 
 @pytest.mark.parametrize(("cell", "backend"), [("lstm", "aot_eager"), ("gru", "inductor")])
 def test_compiled_gradients_are_those_of_eager(cell, backend):
-    """The same keys, so the same sample forward and backward: any other would show in dW. Without ``allow_rnn``
-    torch.compile leaves every recurrent layer to eager, torch's as well as these."""
+    """The same keys, so the same sample forward and backward: any other would show in dW. Without
+    ``allow_rnn`` torch.compile leaves every recurrent layer to eager, torch's as well as these."""
     torch._dynamo.reset()
     layer = made(cell, 16, 24, bidirectional=cell == "lstm", sketch=Sketch(0.25, "rows"))
     x = torch.randn(5, 8, 16)

@@ -1,5 +1,5 @@
-"""Expectation of recurrent gradients: samples of inputs and hidden states enumerated through the real ops; the
-stored factors read by the numpy twin, each in its own stream; products of factors along the steps."""
+"""Expectation of recurrent gradients: samples of inputs and hidden states enumerated through the real ops;
+the stored factors read by the numpy twin, each in its own stream; products of factors along the steps."""
 
 from itertools import product
 
@@ -33,8 +33,8 @@ def problem(cell, steps, batch, inputs, hidden, directions=1, dtype=torch.float6
             p.mul_(1.5)
     count = 1 if same_rows else batch
     x = torch.randn(steps, count, inputs, dtype=dtype).expand(steps, batch, inputs).contiguous()
-    states = [torch.randn(directions, count, hidden, dtype=dtype).expand(directions, batch, hidden).contiguous()
-              for _ in range(2 if cell == "lstm" else 1)]  # fmt: skip
+    states = [torch.randn(directions, count, hidden, dtype=dtype) for _ in range(1 + (cell == "lstm"))]
+    states = [s.expand(directions, batch, hidden).contiguous() for s in states]
     return exact, x, states
 
 
@@ -157,8 +157,8 @@ def factors_of(cell, gates, h, c):
 @pytest.mark.parametrize("cell", RANGES)
 @pytest.mark.parametrize("bits", [8, 2])
 def test_factors_by_the_twin(cell, bits):
-    """Every stream, step and direction has noise of its own: read with it, each factor is within half a step of
-    its value, and the errors fill that range. With any other noise a quarter of them would lie outside."""
+    """Every stream, step and direction has noise of its own: read with it, each factor is within half a step
+    of its value, and the errors fill that range. With any other noise a quarter of them would lie outside."""
     steps, batch, hidden = 3, 3, 50
     layer = Layer(cell, steps, batch, 4, hidden, 2, (), bits, (), ())
     exact, x, states = problem(cell, steps, batch, 4, hidden, directions=2)
@@ -209,8 +209,8 @@ def test_factors_by_the_twin(cell, bits):
 @pytest.mark.parametrize("cell", RANGES)
 @pytest.mark.parametrize("bits", [2, 1])
 def test_products_along_steps_are_unbiased(cell, bits):
-    """Rows that are alike differ in their noise alone, so their mean is the expectation's estimate: within five
-    of its standard errors (seeds are fixed). Streams that were shared are off by tens of them."""
+    """Rows that are alike differ in their noise alone, so their mean is the expectation's estimate: within
+    five of its standard errors (seeds are fixed). Streams that were shared are off by tens of them."""
     rows, steps, hidden = 20_000, 3, 2
     layer = Layer(cell, steps, rows, 2, hidden, 1, (), bits, (1, 1, 0, 0, 0), (1, 1, 0, 0, 0))
     exact, x, states = problem(cell, steps, rows, 2, hidden, same_rows=True)
@@ -240,7 +240,8 @@ def test_samples_and_factors_together(cell):
     dy = torch.ones(3, 64, 4, dtype=torch.float64)
     expected = exact_gradients(exact, x, states, dy)
     keys = [torch.arange(layer.keys) + 1000 * i for i in range(150)]
-    for place, estimates in zip((3, 4), zip(*(gradients(exact, layer, x, states, dy, k)[3:5] for k in keys), strict=True), strict=True):  # fmt: skip
+    weights = zip(*(gradients(exact, layer, x, states, dy, key)[3:5] for key in keys), strict=True)
+    for place, estimates in zip((3, 4), weights, strict=True):
         stacked = torch.stack(estimates)
         error = (stacked.mean(0) - expected[place]).abs()
         assert (error <= 5 * stacked.std(0) / len(keys) ** 0.5 + 1e-12).all()

@@ -20,8 +20,8 @@ FEW_BITS, LONG = 4, 64  # four bits over more steps than this: relative variance
 
 
 class _RecurrentGrad(Function):
-    """All gradients of one layer. ``token`` ties them to the layer's inputs in the graph; weights come in lists,
-    because compiled code hands a context to a function with a variable number of arguments."""
+    """All gradients of one layer. ``token`` ties them to the layer's inputs in the graph; weights come in
+    lists, because compiled code hands a context to a function with a variable number of arguments."""
 
     @staticmethod
     def forward(dy, dh, dc, saved, token, x, weights_ih, weights_hh, layer, needs):

@@ -200,12 +200,12 @@ SPECS = [(), (1, 1, 0, 0, 0), *(Sketch.parse(text).spec for text in TEXTS)]
 
 
 def test_saved_bytes_equal_the_formula():
-    """The op's buffer, in several thousand layers; what the formula says is what is compiled in."""
+    """The op's buffer, in several hundred layers; what the formula says is what is compiled in."""
     random = torch.Generator().manual_seed(3)
-    for number in range(600):
+    for number in range(240):
         steps, batch, inputs, hidden, directions, i, j, bits = (
             int(torch.randint(low, high, (), generator=random))
-            for low, high in ((1, 9), (1, 70), (1, 140), (1, 140), (1, 3), (0, 8), (0, 8), (0, 5))
+            for low, high in ((1, 9), (1, 40), (1, 140), (1, 90), (1, 3), (0, 8), (0, 8), (0, 5))
         )
         cell, dtype = list(CELLS)[number % 4], list(TOLERANCE)[number // 4 % 3]
         sizes = torch.randint(1, batch + 1, (steps,), generator=random).sort(descending=True)[0]
@@ -337,7 +337,7 @@ PAPER_MEGABYTES = {1.0: 47.93, 0.8: 39.98, 0.5: 25.85, 0.3: 16.43, 0.1: 7.01, 0.
 LOOP_PEAK = 784 * 150 * 100 * 4  # bytes of hidden states that torch's own loop keeps alive
 
 
-@pytest.mark.parametrize("keep", PAPER_MEGABYTES)
+@pytest.mark.parametrize("keep", [1.0, 0.8, 0.1, 0.05])
 def test_the_papers_network(keep):
     """Weights and all that is retained, batch 150: at or below the paper's figure; the step's peak below
     torch's."""

@@ -1,6 +1,6 @@
 """Functional layers with a sampled weight gradient, and neighbours that keep bits instead of tensors."""
 
-from ._activation import dropout, relu
+from ._activation import alpha_dropout, dropout, relu
 from ._checks import SketchWarning, check_sketch
 from ._conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from ._conv_checks import check_conv_sketch
@@ -39,6 +39,7 @@ __all__ = [
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
+    "alpha_dropout",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",

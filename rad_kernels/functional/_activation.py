@@ -161,3 +161,26 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = Fa
         return F.dropout(x, float(p), training, inplace)
     y = _Dropout.apply(x, threshold)[0]
     return x.copy_(y) if inplace else y
+
+
+_SATURATION = 1.7580993408473766  # selu's limit at minus infinity, negated
+
+
+def alpha_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """``F.alpha_dropout`` that keeps its 64-byte key instead of a mask.
+
+    Dropped elements take selu's limit, and an affine map restores mean 0 and variance 1. Arguments, errors
+    and compiled code as ``dropout``.
+    """
+    check_tensor("x", x)
+    if isinstance(p, bool) or not isinstance(p, numbers.Real):
+        raise TypeError(f"p must be a real number in [0, 1], got {p!r}")
+    if not 0 <= p <= 1:
+        raise ValueError(f"p must be in [0, 1], got {p!r}")
+    trivial = not training or x.numel() == 0 or round(p * 2**32) in (0, 2**32)
+    if trivial or torch.compiler.is_compiling() or x.device.type == "meta":
+        return F.alpha_dropout(x, float(p), training, inplace)
+    scale = ((1 + p * _SATURATION**2) * (1 - p)) ** -0.5
+    kept = dropout(x + _SATURATION, p)
+    y = kept * (scale * (1 - p)) - scale * _SATURATION * (1 - p)
+    return x.copy_(y) if inplace else y

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from . import __version__, bench, demo, show_config
+from . import __version__, bench, demo, reproduce, show_config
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,7 +26,12 @@ def _info(_args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: tuple[Callable[[Any], None], ...] = (_register_info, demo.register, bench.register)
+COMMANDS: tuple[Callable[[Any], None], ...] = (
+    _register_info,
+    demo.register,
+    bench.register,
+    reproduce.register,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

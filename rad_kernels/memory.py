@@ -255,7 +255,9 @@ def _strided_parts(tensor: Any) -> Iterator[Tensor]:
     """The tensors that own the memory of `tensor`: itself, unless it is a wrapper or sparse."""
     if is_traceable_wrapper_subclass(tensor):
         for name in tensor.__tensor_flatten__()[0]:
-            yield from _strided_parts(getattr(tensor, name))
+            part = getattr(tensor, name)
+            if isinstance(part, Tensor):  # a DTensor also names its mesh
+                yield from _strided_parts(part)
     elif tensor.layout is torch.sparse_coo:
         yield from (tensor._indices(), tensor._values())
     elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):

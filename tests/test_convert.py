@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from checks import rng_untouched, same_bits
 from torch import nn as tnn
-from torch.nn.utils import parametrizations, parametrize
 
 import rad_kernels
 from rad_kernels import Sketch, convert, nn, restore
@@ -208,54 +207,6 @@ def test_a_probe_leaves_no_trace():
     assert all(p.grad is None for p in net.parameters())
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_parametrized_layers(late):
-    net, x = tnn.Sequential(tnn.Linear(16, 16), tnn.ReLU(), tnn.Linear(16, 4)), torch.rand(20, 16)
-    if not late:
-        parametrizations.weight_norm(net[0])
-    original = type(net[0])
-    exact, parameters = net(x), list(net.parameters())
-    convert(net, TENTH)
-    if late:
-        parametrizations.weight_norm(net[0])
-    assert isinstance(net[0], nn.Linear) and parametrize.is_parametrized(net[0])
-    torch.testing.assert_close(net(x), exact, rtol=1e-6, atol=1e-6)  # weight_norm rounds g * v / |v|
-    net(x).sum().backward()
-    assert all(p.grad is not None for p in net.parameters())
-    restore(net)
-    assert parametrize.is_parametrized(net[0]) and not isinstance(net[0], nn.Linear)
-    if not late:
-        assert type(net[0]) is original and all(a is b for a, b in zip(net.parameters(), parameters))
-    parametrize.remove_parametrizations(net[0], "weight")
-    assert type(net[0]) is tnn.Linear
-
-
-@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
-def test_weight_norm_by_hooks():
-    net, x = tnn.Sequential(tnn.utils.weight_norm(tnn.Linear(16, 16)), tnn.Linear(16, 4)), torch.rand(20, 16)
-    expected = net(x)
-    convert(net, TENTH)
-    assert same_bits(net(x), expected) and type(net[0]) is nn.Linear
-    net(x).sum().backward()
-    assert net[0].weight_g.grad is not None
-    tnn.utils.remove_weight_norm(restore(net)[0])
-    assert type(net[0]) is tnn.Linear
-
-
-@pytest.mark.parametrize("first", [True, False], ids=["converted, then compiled", "compiled, then converted"])
-def test_compile(first):
-    net, x = model(), batch()
-    net[2].drop.p = net[3].drop.p = 0.0
-    compiled = torch.compile(net, backend="aot_eager")
-    if not first:
-        compiled(x).sum().backward()
-    convert(net if first else compiled, TENTH)
-    expected = restore(copy.deepcopy(net))(x)
-    assert same_bits(compiled(x), expected)
-    report = saved_bytes(lambda: compiled(x))
-    assert report.total < 0.6 * saved_bytes(lambda: restore(copy.deepcopy(net))(x)).total
-
-
 class Conv1D(tnn.Module):
     """As in transformers: y = x W + b with W [nx, nf]."""
 
@@ -367,3 +318,19 @@ def test_restore_of_what_is_not_converted():
 
 def test_the_names_of_the_package():
     assert rad_kernels.convert is convert and rad_kernels.restore is restore
+
+
+def test_convolutions_and_recurrent_layers():
+    net = tnn.ModuleDict(
+        {"conv": tnn.Conv2d(3, 4, 3), "lstm": tnn.LSTM(8, 8), "small": tnn.LSTM(8, 8, proj_size=2)}
+    )
+    net["end"] = tnn.GRU(4, 4)
+    before = everything_about(net)
+    report = convert(net, {"*": Sketch(0.1, "tile_rows"), "end": Sketch(0.5, bits=8)}).rad_report
+    assert report.converted == ("lstm", "end") and report.skipped["small"] == "proj_size=2 is not supported"
+    assert report.skipped["conv"].startswith("sketch tile_rows:0.1 does not go with a convolution")
+    assert (net["lstm"].bits, net["lstm"].return_sequence, net["end"].sketch.bits) == (8, True, 8)
+    state, x = net.state_dict(), torch.rand(5, 30, 8)
+    y = pickle.loads(pickle.dumps(net))["lstm"](x)[0]
+    assert y.requires_grad and restore(net) is net and everything_about(net) == before
+    net.load_state_dict(state, strict=True)

@@ -3,8 +3,8 @@
     python tools/readme_tables.py           rewrite what is out of date
     python tools/readme_tables.py --check   change nothing, exit with 1 if something is out of date
 
-A generated part stands between <!-- KIND:NAME --> and <!-- end -->: KIND is table, notes or comparisons, and
-docs/results/NAME.json is a file that the demo wrote.
+A generated part stands between <!-- KIND:NAME --> and <!-- end -->, made from docs/results/NAME.json. KIND is
+table, notes or comparisons of a file of the demo, or table1 of one by `reproduce table1 --json`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from rad_kernels.demo.table import COLUMNS, comparisons, notes, table_cells  # noqa: E402
+from rad_kernels.reproduce import table1  # noqa: E402
 
 GENERATED = re.compile(r"(<!-- (\w+):([\w-]+) -->\n).*?(<!-- end -->)", flags=re.S)
 
@@ -38,6 +39,15 @@ def markdown_table(content: dict[str, Any]) -> str:
     return "\n".join(f"| {line} |" for line in lines) + f"\n\n{measured}\n"
 
 
+def measured_table(lines: list[tuple[str, ...]], content: dict[str, Any]) -> str:
+    """A table whose first column is text, and under it when it was measured."""
+    header, *body = lines
+    ruled = [header, ("---", *["--:"] * (len(header) - 1)), *body]
+    where = content["environment"]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in ruled)
+    return f"{text}\n\nMeasured on {where['date']} with torch {where['torch']}.\n"
+
+
 def markdown_list(sentences: list[str]) -> str:
     return "".join(f"- {sentence}\n" for sentence in sentences)
 
@@ -46,6 +56,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "table": markdown_table,
     "notes": lambda content: markdown_list(notes(content)),
     "comparisons": lambda content: markdown_list(comparisons(content)),
+    "table1": lambda content: measured_table(table1.table(content), content),
 }
 
 

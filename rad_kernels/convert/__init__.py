@@ -166,7 +166,7 @@ def _apply(
             swap.add_attributes(member, _rad_group=shared)
     for module in model.modules():
         for attribute, name in list(functions.held(module)):
-            if name == "relu" or act_bits is not None:
+            if act_bits is not None or not functions.takes_bits(name):
                 swap.replace_function(module, attribute, name, functions.Function(module, name, act_bits))
     for block in blocks.values():
         recomputing.install(block)

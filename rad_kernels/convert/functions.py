@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +14,20 @@ from torch.nn import Module
 
 from .. import functional
 
-ACTIVATIONS = ("relu", "gelu", "silu", "mish", "tanh", "sigmoid", "softplus", "elu", "hardswish")
+ACTIVATIONS = (
+    *("relu", "relu6", "leaky_relu", "hardtanh", "hardsigmoid", "gelu", "silu", "mish", "tanh", "sigmoid"),
+    *("logsigmoid", "softplus", "elu", "celu", "selu", "hardswish"),
+)
 
 
 @cache
 def _names() -> dict[object, str]:
     """Functions of torch that have a counterpart of the same name here."""
-    return {getattr(F, name): name for name in ACTIVATIONS if hasattr(functional, name)}
+    return {getattr(F, name): name for name in ACTIVATIONS}
+
+
+def takes_bits(name: str) -> bool:
+    return "bits" in inspect.signature(getattr(functional, name)).parameters
 
 
 class Function:
@@ -27,11 +36,12 @@ class Function:
     def __init__(self, owner: Module, name: str, bits: int | None) -> None:
         self.owner, self.name, self.bits = owner, name, bits
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not self.owner.training:
-            return getattr(F, self.name)(x)
-        settings = {} if self.name == "relu" else {"bits": self.bits}
-        return getattr(functional, self.name)(x, **settings)
+            return getattr(F, self.name)(x, *args, **kwargs)
+        if takes_bits(self.name):
+            kwargs["bits"] = self.bits
+        return getattr(functional, self.name)(x, *args, **kwargs)
 
     def __repr__(self) -> str:
         return f"rad_kernels.functional.{self.name}"

@@ -1,0 +1,90 @@
+"""convert beside other things that change a layer: parametrizations, torch.compile, fully_shard."""
+
+import copy
+
+import pytest
+import torch
+from checks import same_bits
+from test_convert import TENTH, batch, model, step
+from torch import nn as tnn
+from torch.nn.utils import parametrizations, parametrize
+
+from rad_kernels import convert, nn, restore
+from rad_kernels.memory import saved_bytes
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_parametrized_layers(late):
+    net, x = tnn.Sequential(tnn.Linear(16, 16), tnn.ReLU(), tnn.Linear(16, 4)), torch.rand(20, 16)
+    if not late:
+        parametrizations.weight_norm(net[0])
+    original = type(net[0])
+    exact, parameters = net(x), list(net.parameters())
+    convert(net, TENTH)
+    if late:
+        parametrizations.weight_norm(net[0])
+    assert isinstance(net[0], nn.Linear) and parametrize.is_parametrized(net[0])
+    torch.testing.assert_close(net(x), exact, rtol=1e-6, atol=1e-6)  # weight_norm rounds g * v / |v|
+    net(x).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+    restore(net)
+    assert parametrize.is_parametrized(net[0]) and not isinstance(net[0], nn.Linear)
+    if not late:
+        assert type(net[0]) is original and all(a is b for a, b in zip(net.parameters(), parameters))
+    parametrize.remove_parametrizations(net[0], "weight")
+    assert type(net[0]) is tnn.Linear
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_weight_norm_by_hooks():
+    net, x = tnn.Sequential(tnn.utils.weight_norm(tnn.Linear(16, 16)), tnn.Linear(16, 4)), torch.rand(20, 16)
+    expected = net(x)
+    convert(net, TENTH)
+    assert same_bits(net(x), expected) and type(net[0]) is nn.Linear
+    net(x).sum().backward()
+    assert net[0].weight_g.grad is not None
+    tnn.utils.remove_weight_norm(restore(net)[0])
+    assert type(net[0]) is tnn.Linear
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["converted, then compiled", "compiled, then converted"])
+def test_compile(first):
+    net, x = model(), batch()
+    net[2].drop.p = net[3].drop.p = 0.0
+    compiled = torch.compile(net, backend="aot_eager")
+    if not first:
+        compiled(x).sum().backward()
+    convert(net if first else compiled, TENTH)
+    expected = restore(copy.deepcopy(net))(x)
+    assert same_bits(compiled(x), expected)
+    report = saved_bytes(lambda: compiled(x))
+    assert report.total < 0.6 * saved_bytes(lambda: restore(copy.deepcopy(net))(x)).total
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+@pytest.mark.parametrize("first", [True, False], ids=["converted, then sharded", "sharded, then converted"])
+def test_fully_shard(first, tmp_path):
+    dist = torch.distributed
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = dist.init_device_mesh("cpu", (1,))
+        net, x = model(), batch()
+        plain = convert(copy.deepcopy(net), TENTH)
+        if first:
+            convert(net, TENTH)
+        for part in (net[2].fc1, net[4], net):
+            dist.fsdp.fully_shard(part, mesh=mesh)
+        if not first:
+            convert(net, TENTH)
+        assert isinstance(net[2].fc1, nn.Linear) and isinstance(net[2].fc1, dist.fsdp.FSDPModule)
+        expected, found = step(plain, x), step(net, x)
+        assert (
+            saved_bytes(lambda: net(x)).by_module["2.fc2"] == saved_bytes(lambda: plain(x)).by_module["2.fc2"]
+        )
+        assert same_bits(found[0], expected[0])
+        assert all(same_bits(a.full_tensor(), b) for a, b in zip(found[1:], expected[1:], strict=True))
+        restore(net)
+        assert isinstance(net[2].fc1, dist.fsdp.FSDPModule) and not isinstance(net[2].fc1, nn.Linear)
+        assert len(step(net, x)) == len(expected)
+    finally:
+        dist.destroy_process_group()

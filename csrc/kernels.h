@@ -6,6 +6,7 @@
 #include "contract/conv.h"
 #include "contract/elementwise.h"
 #include "contract/linear.h"
+#include "contract/norm.h"
 #include "contract/pool.h"
 #include "contract/rnn.h"
 
@@ -17,7 +18,8 @@ namespace rad {
   RAD_CONV_CONTRACTIONS(F)        \
   RAD_ELEMENTWISE_CONTRACTIONS(F) \
   RAD_POOL_CONTRACTIONS(F)        \
-  RAD_RNN_CONTRACTIONS(F)
+  RAD_RNN_CONTRACTIONS(F)         \
+  RAD_NORM_CONTRACTIONS(F)
 
 #define RAD_DECLARE(result, name, arguments) result name(const arguments& args);
 

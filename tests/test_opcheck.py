@@ -93,3 +93,28 @@ def test_convolution_ops(case, dtype):
         saved = OPS.conv(x, weight, None, *how, 0, KEY)[1]
         del how[4]  # output padding
         check(OPS.conv_wgrad.default, dy, saved, x.shape, weight.shape, *how)
+
+
+def test_norm_ops(dtype):
+    x = randn(3, 6, 5, 4, dtype=dtype)
+    w, b = randn(6, dtype=dtype), randn(6, dtype=dtype)
+    flat = randn(7, 6, dtype=dtype)
+    check(OPS.layer_norm.default, flat, [6], w, b, 1e-5, 4, 0, KEY)
+    check(OPS.rms_norm.default, flat, [6], w, 1e-5, 8, 0, KEY)
+    check(OPS.group_norm.default, x, 2, w, b, 1e-5, 2, 0, KEY)
+    running = [torch.zeros(6, dtype=dtype), torch.ones(6, dtype=dtype)]
+    check(OPS.batch_norm.default, x, w, b, *running, 0.1, 1e-5, 20, 1, 0, KEY)
+    check(OPS.batch_norm.default, flat, None, None, None, None, 0.1, 1e-5, 1, 4, 0, KEY)
+    _, saved, rstd = OPS.layer_norm(flat, [6], w, b, 1e-5, 4, 0, KEY)
+    geometry = (6, 6, 1, False, True, 4)
+    check(
+        OPS.norm_backward.default,
+        randn(7, 6, dtype=dtype),
+        saved,
+        rstd,
+        w.to(rstd.dtype),
+        *geometry,
+        True,
+        True,
+    )
+    check(OPS.norm_backward.default, randn(7, 6, dtype=dtype), saved, rstd, None, *geometry, False, True)

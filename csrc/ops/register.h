@@ -11,6 +11,7 @@ void register_conv(Library& m);
 void register_activation(Library& m);
 void register_rnn(Library& m);
 void register_pool(Library& m);
+void register_norm(Library& m);
 void register_diagnostics(Library& m);
 
 }  // namespace rad::ops

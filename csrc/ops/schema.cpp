@@ -56,6 +56,19 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
   m.def("max_pool(Tensor x, SymInt[] output, int[] geometry) -> (Tensor, Tensor)");
   m.def("max_pool_backward(Tensor dy, Tensor codes, SymInt[] input, int[] geometry) -> Tensor");
 
+  // Normalisations: torch's own output, codes of the normalised values in memory order and
+  // 1 / deviation. batch_norm numbers elements channels last where `inner` is 1, else `inner` are a plane.
+  m.def(
+      "layer_norm(Tensor x, SymInt[] shape, Tensor? weight, Tensor? bias, float eps, int bits, int salt, Tensor? key=None) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "rms_norm(Tensor x, SymInt[] shape, Tensor? weight, float eps, int bits, int salt, Tensor? key=None) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "group_norm(Tensor x, int groups, Tensor? weight, Tensor? bias, float eps, int bits, int salt, Tensor? key=None) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var, float momentum, float eps, SymInt inner, int bits, int salt, Tensor? key=None) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "norm_backward(Tensor dy, Tensor saved, Tensor rstd, Tensor? weight, SymInt set, SymInt params, SymInt inner, bool by_channel, bool centred, int bits, bool input_grad, bool param_grads) -> (Tensor, Tensor, Tensor)");
+
   // Diagnostics and benchmarks.
   m.def("pack(Tensor x, int[] spec, int salt, Tensor? key=None) -> Tensor");
   m.def("unpack(Tensor saved, int[] spec, SymInt rows, SymInt features, ScalarType dtype) -> Tensor");
@@ -67,6 +80,7 @@ STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CPU, m) {
   rad::ops::register_activation(m);
   rad::ops::register_rnn(m);
   rad::ops::register_pool(m);
+  rad::ops::register_norm(m);
   rad::ops::register_diagnostics(m);
 }
 
@@ -77,6 +91,7 @@ STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CUDA, m) {
   rad::ops::register_activation(m);
   rad::ops::register_rnn(m);
   rad::ops::register_pool(m);
+  rad::ops::register_norm(m);
   rad::ops::register_diagnostics(m);
 }
 #endif

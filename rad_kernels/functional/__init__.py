@@ -1,11 +1,12 @@
 """Functional layers with a sampled weight gradient, and neighbours that keep bits instead of tensors."""
 
 from ._activation import alpha_dropout, dropout, relu
-from ._checks import SketchWarning, check_sketch
+from ._checks import SketchWarning, check_bits, check_sketch
 from ._conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from ._conv_checks import check_conv_sketch
 from ._gated import check_gate, gated
 from ._linear import linear, shared_linear
+from ._norm import batch_norm, group_norm, layer_norm, rms_norm
 from ._piecewise import hardshrink, hardsigmoid, hardtanh, leaky_relu, relu6, softshrink, threshold
 from ._pool import (
     adaptive_avg_pool1d,
@@ -19,20 +20,7 @@ from ._pool import (
     max_pool3d,
 )
 from ._rnn import recurrent
-from ._smooth import (
-    celu,
-    check_bits,
-    elu,
-    gelu,
-    hardswish,
-    logsigmoid,
-    mish,
-    selu,
-    sigmoid,
-    silu,
-    softplus,
-    tanh,
-)
+from ._smooth import celu, elu, gelu, hardswish, logsigmoid, mish, selu, sigmoid, silu, softplus, tanh
 
 __all__ = [
     "SketchWarning",
@@ -43,6 +31,7 @@ __all__ = [
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
+    "batch_norm",
     "celu",
     "check_bits",
     "check_conv_sketch",
@@ -58,10 +47,12 @@ __all__ = [
     "elu",
     "gated",
     "gelu",
+    "group_norm",
     "hardshrink",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "logsigmoid",
@@ -72,6 +63,7 @@ __all__ = [
     "recurrent",
     "relu",
     "relu6",
+    "rms_norm",
     "selu",
     "shared_linear",
     "sigmoid",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..sketch import DTYPE_NAMES, Sketch
+from ..sketch import BITS, DTYPE_NAMES, Sketch
 
 DEVICES = ("cpu", "cuda", "meta")
 
@@ -30,6 +30,15 @@ def check_tensor(name: str, value: object) -> None:
 def check_sketch(sketch: object) -> None:
     if not isinstance(sketch, Sketch):
         raise TypeError(f"sketch must be a rad_kernels.Sketch, got {sketch!r}")
+
+
+def check_bits(bits: object) -> None:
+    if bits is None:
+        return
+    if isinstance(bits, bool) or not isinstance(bits, int):
+        raise TypeError(f"bits must be None or an integer, got {bits!r}")
+    if bits not in BITS:
+        raise ValueError(f"bits must be None, {', '.join(map(str, BITS))}; got {bits!r}")
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:

@@ -12,8 +12,7 @@ from .. import ops
 from ..ops.rnn import CELLS, NEEDS_BIAS, NEEDS_WEIGHT_HH, NEEDS_WEIGHT_IH, NEEDS_X, Layer, Spec
 from ..sketch import WORTHWHILE, Sketch
 from ._activation import dropout as dropout_of
-from ._checks import SketchWarning, autocast_dtype, check_sketch, check_tensor
-from ._smooth import check_bits
+from ._checks import SketchWarning, autocast_dtype, check_bits, check_sketch, check_tensor
 
 EXACT_SPEC = (1, 1, 0, 0, 0)
 FEW_BITS, LONG = 4, 64  # four bits over more steps than this: relative variance .87 was measured at 784

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import ops
-from ..sketch import BITS
-from ._checks import check_tensor
+from ._checks import check_bits, check_tensor
 from ._piecewise import _number
 
 
@@ -52,15 +51,6 @@ class _Smooth(Function):
     def backward(ctx, dy, *_):
         dx = None if dy is None else _DerivativeProduct.apply(dy, *ctx.saved_tensors, *ctx.arguments)
         return dx, None, None, None
-
-
-def check_bits(bits: object) -> None:
-    if bits is None:
-        return
-    if isinstance(bits, bool) or not isinstance(bits, int):
-        raise TypeError(f"bits must be None or an integer, got {bits!r}")
-    if bits not in BITS:
-        raise ValueError(f"bits must be None, {', '.join(map(str, BITS))}; got {bits!r}")
 
 
 def only_draws(*tensors: Tensor) -> bool:

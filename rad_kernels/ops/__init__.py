@@ -20,6 +20,16 @@ from .elementwise import (
 )
 from .gated import GATES, gated, gated_nbytes, gated_product
 from .linear import draw_key, linear, linear_shared, linear_wgrad, pack, unpack
+from .norm import (
+    NormShape,
+    batch_norm,
+    group_norm,
+    layer_norm,
+    norm_backward,
+    norm_saved_nbytes,
+    rms_norm,
+    statistics_dtype,
+)
 from .pool import max_pool, max_pool_backward, pool_code_words
 from .rnn import draw_keys, rnn, rnn_backward, rnn_packs_nbytes, rnn_saved_nbytes
 from .salt import rank_salt
@@ -27,7 +37,9 @@ from .salt import rank_salt
 __all__ = [
     "FUNCTIONS",
     "GATES",
+    "NormShape",
     "activation",
+    "batch_norm",
     "conv",
     "conv_wgrad",
     "derivative_nbytes",
@@ -39,23 +51,29 @@ __all__ = [
     "gated",
     "gated_nbytes",
     "gated_product",
+    "group_norm",
     "kink",
+    "layer_norm",
     "linear",
     "linear_shared",
     "linear_wgrad",
     "masked",
     "max_pool",
     "max_pool_backward",
+    "norm_backward",
+    "norm_saved_nbytes",
     "pack",
     "packed_shape",
     "pool_code_words",
     "rank_salt",
     "relu",
     "relu_",
+    "rms_norm",
     "rnn",
     "rnn_backward",
     "rnn_packs_nbytes",
     "rnn_saved_nbytes",
     "sloped",
+    "statistics_dtype",
     "unpack",
 ]

@@ -95,6 +95,7 @@ def test_convolution_ops(case, dtype):
         check(OPS.conv_wgrad.default, dy, saved, x.shape, weight.shape, *how)
 
 
+@every_dtype
 def test_norm_ops(dtype):
     x = randn(3, 6, 5, 4, dtype=dtype)
     w, b = randn(6, dtype=dtype), randn(6, dtype=dtype)

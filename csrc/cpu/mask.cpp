@@ -112,14 +112,21 @@ inline __attribute__((always_inline)) void kink_all(Rule rule, const T* x, doubl
 
 // An off factor of zero selects: what is not finite does not pass either.
 template <class T>
-inline __attribute__((always_inline)) void sloped_all(const uint32_t* mask, const T* dy, double on,
-                                                      double off, T* dx, int64_t begin, int64_t end) {
-  using Real = Accumulate<T>;
-  const auto a = static_cast<Real>(on), b = static_cast<Real>(off);
-  for (int64_t i = begin; i < end; ++i) {
-    const Real value = widen(dy[i]), outside = b == 0 ? Real(0) : value * b;
-    dx[i] = narrow<T>(mask[i / kBits] >> (i % kBits) & 1u ? value * a : outside);
+inline __attribute__((always_inline)) void sloped_run(uint32_t word, const T* dy, Accumulate<T> on,
+                                                      Accumulate<T> off, T* dx, int64_t count) {
+  for (int64_t b = 0; b < count; ++b) {
+    const auto value = widen(dy[b]), outside = off == 0 ? Accumulate<T>(0) : value * off;
+    dx[b] = narrow<T>(word >> b & 1u ? value * on : outside);
   }
+}
+
+// Whole words have a fixed length, so that they vectorise.
+template <class T>
+inline __attribute__((always_inline)) void sloped_all(const uint32_t* mask, const T* dy, double on,
+                                                      double off, T* dx, int64_t words, int64_t rest) {
+  const auto a = static_cast<Accumulate<T>>(on), b = static_cast<Accumulate<T>>(off);
+  for (int64_t w = 0; w < words; ++w) sloped_run(mask[w], dy + w * kBits, a, b, dx + w * kBits, kBits);
+  if (rest) sloped_run(mask[words], dy + words * kBits, a, b, dx + words * kBits, rest);
 }
 
 #define RAD_KINK_LOOPS(T)                                                                              \
@@ -128,8 +135,8 @@ inline __attribute__((always_inline)) void sloped_all(const uint32_t* mask, cons
     kink_all(rule, x, lo, hi, mask, words);                                                            \
   }                                                                                                    \
   RAD_VECTOR_CLONES void sloped_items(const uint32_t* mask, const T* dy, double on, double off, T* dx, \
-                                      int64_t begin, int64_t end) {                                    \
-    sloped_all(mask, dy, on, off, dx, begin, end);                                                     \
+                                      int64_t words, int64_t rest) {                                   \
+    sloped_all(mask, dy, on, off, dx, words, rest);                                                    \
   }
 RAD_KINK_LOOPS(float)
 RAD_KINK_LOOPS(double)
@@ -181,9 +188,10 @@ int kink(const KinkArgs& args) {
 int sloped(const SlopedArgs& args) {
   return visit_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_for(args.exec, args.n, kWordGrain * kBits, [&](int64_t begin, int64_t end) {
-      sloped_items(args.mask, static_cast<const T*>(args.dy), args.on, args.off, static_cast<T*>(args.dx),
-                   begin, end);
+    parallel_for(args.exec, (args.n + kBits - 1) / kBits, kWordGrain, [&](int64_t begin, int64_t end) {
+      const int64_t first = begin * kBits, count = std::min(end * kBits, args.n) - first;
+      sloped_items(args.mask + begin, static_cast<const T*>(args.dy) + first, args.on, args.off,
+                   static_cast<T*>(args.dx) + first, count / kBits, count % kBits);
     });
     return 0;
   });

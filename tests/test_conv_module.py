@@ -229,6 +229,12 @@ def test_autograd_and_func(name):
     for variable in (x, layer.weight):
         with pytest.raises(RuntimeError, match="cannot be differentiated again"):
             torch.autograd.grad(dw.sum(), variable, retain_graph=True)
+    # Also where only the pack depends on x.
+    (dw,) = torch.autograd.grad(
+        layer(x).sum(), layer.weight, torch.ones((), requires_grad=True), create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+        torch.autograd.grad(dw.sum(), x)
 
 
 @pytest.mark.parametrize("name, backend", [("Conv2d", "aot_eager"), ("ConvTranspose2d", "aot_eager"),

@@ -19,6 +19,7 @@ sys.path.insert(0, str(EXAMPLES))
 import gpt  # noqa: E402
 import llama  # noqa: E402
 import resnet  # noqa: E402
+import retained_bytes  # noqa: E402
 import vit  # noqa: E402
 
 SMALL = ["--steps", "2", "--batch", "4", "--width", "16", "--depth", "1"]
@@ -91,3 +92,20 @@ def test_packs_are_shared_and_attention_computed_again():
     torch.manual_seed(3)
     net(x).square().sum().backward()
     assert all(map(same_bits, recomputed, (p.grad for p in net.parameters())))
+
+
+@pytest.mark.parametrize(
+    ("number", "setting", "least"),
+    [
+        (0, "keep 0.1", 6.4),
+        (0, "keep 0.1 in 4 bits", 9.2),
+        (2, "keep 0.1", 2.8),
+        (2, "keep 0.1 in 4 bits", 3.1),
+        (2, "keep 0.1, attention again", 6.7),
+    ],
+)
+def test_how_much_less_is_kept(number, setting, least):
+    model = retained_bytes.MODELS[number]
+    exact, _ = retained_bytes.measure(model, torch.float32, None)
+    kept, _ = retained_bytes.measure(model, torch.float32, retained_bytes.SETTINGS[setting])
+    assert exact / kept >= least

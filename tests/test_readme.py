@@ -38,7 +38,9 @@ def test_a_changed_result_changes_the_table(tool, tmp_path):
 def test_broken_parts_are_refused(tool, tmp_path):
     with pytest.raises(ValueError, match="no <!-- end -->"):
         tool.filled("<!-- table:demo -->\n| old |\n", tmp_path)
-    with pytest.raises(ValueError, match="must be one of table, notes, comparisons, table1, got 'plot'"):
+    with pytest.raises(
+        ValueError, match="must be one of table, notes, comparisons, retained, table1, got 'plot'"
+    ):
         tool.filled("<!-- plot:demo -->\n<!-- end -->\n", tmp_path)
     with pytest.raises(FileNotFoundError, match="unknown"):
         tool.filled("<!-- table:unknown -->\n<!-- end -->\n", tmp_path)

@@ -4,7 +4,8 @@
     python tools/readme_tables.py --check   change nothing, exit with 1 if something is out of date
 
 A generated part stands between <!-- KIND:NAME --> and <!-- end -->, made from docs/results/NAME.json. KIND is
-table, notes or comparisons of a file of the demo, or table1 of one by `reproduce table1 --json`.
+table, notes or comparisons of a file of the demo, table1 of one by `reproduce table1 --json`, or retained of
+one by examples/retained_bytes.py.
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ def measured_table(lines: list[tuple[str, ...]], content: dict[str, Any]) -> str
     return f"{text}\n\nMeasured on {where['date']} with torch {where['torch']}.\n"
 
 
+def retained_lines(content: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Model, dtype and setting; bytes; how many times less than exact."""
+    rows = [
+        (f"{row['model']}, {row['dtype']}: {row['setting']}", f"{row['bytes']:,}", f"{row['times_less']:.2f}")
+        for row in content["rows"]
+    ]
+    return [("a training step", "retained bytes", "times less"), *rows]
+
+
 def markdown_list(sentences: list[str]) -> str:
     return "".join(f"- {sentence}\n" for sentence in sentences)
 
@@ -56,6 +66,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "table": markdown_table,
     "notes": lambda content: markdown_list(notes(content)),
     "comparisons": lambda content: markdown_list(comparisons(content)),
+    "retained": lambda content: measured_table(retained_lines(content), content),
     "table1": lambda content: measured_table(table1.table(content), content),
 }
 

@@ -99,7 +99,7 @@ format: $(ENVIRONMENT)  ## Let ruff and clang-format rewrite the sources
 
 .PHONY: pytest
 pytest: build  ## Python tests; ARGS="-k name" selects
-	$(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(if $(RAD_NO_INSTALL),,-n $(JOBS) --dist worksteal) $(ARGS)
 
 .PHONY: simt
 simt: $(ENVIRONMENT)  ## C++ tests: every kernel executed on the host, with race and bounds checks

@@ -25,11 +25,12 @@ CASES = []
 
 def bad(call, error, *words, name=""):
     """Register ``call``: it must raise ``error`` (or one of several) whose message has all ``words``."""
-    CASES.append(pytest.param(call, error, words, id=f"{len(CASES)}-{name or ' '.join(words)}"[:60]))
+    title = re.sub(r" at 0x\w*", "", name or " ".join(words))  # the same in every process
+    CASES.append(pytest.param(call, error, words, id=f"{len(CASES)}-{title}"[:60]))
 
 
 def short(value):
-    return re.sub(r" at 0x\w+", "", repr(value))[:30]  # the same in every process
+    return repr(value)[:30]
 
 
 # ---- Sketch

@@ -6,6 +6,7 @@
 #include "contract/conv.h"
 #include "contract/elementwise.h"
 #include "contract/linear.h"
+#include "contract/loss.h"
 #include "contract/norm.h"
 #include "contract/pool.h"
 #include "contract/rnn.h"
@@ -17,6 +18,7 @@ namespace rad {
   RAD_LINEAR_CONTRACTIONS(F)      \
   RAD_CONV_CONTRACTIONS(F)        \
   RAD_ELEMENTWISE_CONTRACTIONS(F) \
+  RAD_LOSS_CONTRACTIONS(F)        \
   RAD_POOL_CONTRACTIONS(F)        \
   RAD_RNN_CONTRACTIONS(F)         \
   RAD_NORM_CONTRACTIONS(F)

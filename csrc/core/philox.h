@@ -19,6 +19,7 @@ enum class Role : uint32_t {
   kPermutation = 5,
   kDropout = 6,
   kDerivative = 7,
+  kProbability = 16,
   kRecurrent = 32,  // to 37: one for each stream of factors of a recurrent layer
 };
 

@@ -10,9 +10,6 @@
 namespace rad::cpu {
 namespace {
 
-uint16_t bf16_bits(float step) { return static_cast<uint16_t>(float_bits(step) >> 16); }
-float bf16_value(uint16_t bits) { return bits_float(static_cast<uint32_t>(bits) << 16); }
-
 // The loops of one group: fixed length and no branches, so that they vectorise.
 template <class Real>
 struct Group {

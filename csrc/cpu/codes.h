@@ -26,6 +26,10 @@ struct SavedView {
   char* line(int64_t tile, int64_t number) const { return data + layout.line_offset(tile, number); }
 };
 
+// A step as it is stored, and back.
+inline uint16_t bf16_bits(float step) { return static_cast<uint16_t>(float_bits(step) >> 16); }
+inline float bf16_value(uint16_t bits) { return bits_float(static_cast<uint32_t>(bits) << 16); }
+
 // Values are written and read in blocks that start at multiples of kBlock, a whole number of groups.
 constexpr int64_t kBlock = 128;
 

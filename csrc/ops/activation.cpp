@@ -150,11 +150,6 @@ Activation decode_activation(int64_t function, const std::vector<double>& parame
   return {static_cast<Function>(function), parameters[0], parameters[1], parameters[2]};
 }
 
-int32_t checked_bits(int64_t bits) {
-  RAD_CHECK(bits == 1 || bits == 2 || bits == 4 || bits == 8, "bits must be 1, 2, 4 or 8, got ", bits);
-  return static_cast<int32_t>(bits);
-}
-
 Tensor derivative_codes(const Tensor& x, int64_t function, std::vector<double> parameters, int64_t bits,
                         int64_t salt, const std::optional<Tensor>& key) {
   RAD_CHECK(0 <= salt && salt < int64_t{1} << 32, "salt must be in [0, 2^32), got ", salt);

@@ -9,6 +9,7 @@ using Library = torch::stable::detail::StableLibrary;
 void register_linear(Library& m);
 void register_conv(Library& m);
 void register_activation(Library& m);
+void register_loss(Library& m);
 void register_rnn(Library& m);
 void register_pool(Library& m);
 void register_norm(Library& m);

@@ -6,6 +6,11 @@ void check_salt(int64_t salt) {
   RAD_CHECK(0 <= salt && salt < int64_t{1} << 32, "salt must be in [0, 2^32), got ", salt);
 }
 
+int32_t checked_bits(int64_t bits) {
+  RAD_CHECK(bits == 1 || bits == 2 || bits == 4 || bits == 8, "bits must be 1, 2, 4 or 8, got ", bits);
+  return static_cast<int32_t>(bits);
+}
+
 void place_key(const Tensor& like, uint64_t* target, const std::optional<Tensor>& key) {
   Tensor slot = view_of(like, target, {1}, {1}, ScalarType::Long);
   if (key) {

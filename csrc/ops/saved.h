@@ -45,6 +45,7 @@ class Saved {
 };
 
 void check_salt(int64_t salt);
+int32_t checked_bits(int64_t bits);
 
 // `key` or a fresh draw into the int64 at `target` on `like`'s device.
 void place_key(const Tensor& like, uint64_t* target, const std::optional<Tensor>& key);

@@ -44,6 +44,13 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
   m.def("dropout(Tensor x, int threshold, int salt, Tensor? key=None) -> (Tensor, Tensor)");
   m.def("dropout_backward(Tensor dy, Tensor saved, int threshold, SymInt[] stride) -> Tensor");
 
+  // The first is rad_kernels/ops': torch's log-probabilities along a dimension beside the codes of the
+  // probabilities that the second makes. shape = [outer, classes, ...]; coefficients are contract/loss.h's.
+  m.def("log_softmax(Tensor x, int dim, int bits, int salt, Tensor? key=None) -> (Tensor, Tensor)");
+  m.def("probability_codes(Tensor log_p, int bits, int salt, Tensor? key=None) -> Tensor");
+  m.def(
+      "cross_entropy_backward(Tensor saved, Tensor scale, Tensor? hit, Tensor? level, Tensor? class_weight, Tensor? target, SymInt[] shape, ScalarType dtype, int bits) -> Tensor");
+
   // One layer of a recurrent network, all its steps and directions. sizes = [steps, batch, inputs, hidden,
   // directions]; an empty spec keeps nothing of that input, empty batch_sizes mean a full batch at every
   // step.
@@ -78,6 +85,7 @@ STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CPU, m) {
   rad::ops::register_linear(m);
   rad::ops::register_conv(m);
   rad::ops::register_activation(m);
+  rad::ops::register_loss(m);
   rad::ops::register_rnn(m);
   rad::ops::register_pool(m);
   rad::ops::register_norm(m);
@@ -89,6 +97,7 @@ STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CUDA, m) {
   rad::ops::register_linear(m);
   rad::ops::register_conv(m);
   rad::ops::register_activation(m);
+  rad::ops::register_loss(m);
   rad::ops::register_rnn(m);
   rad::ops::register_pool(m);
   rad::ops::register_norm(m);

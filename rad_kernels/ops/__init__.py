@@ -20,6 +20,7 @@ from .elementwise import (
 )
 from .gated import GATES, gated, gated_nbytes, gated_product
 from .linear import draw_key, linear, linear_shared, linear_wgrad, pack, unpack
+from .loss import cross_entropy_backward, log_softmax, probability_nbytes
 from .norm import (
     NormShape,
     batch_norm,
@@ -42,6 +43,7 @@ __all__ = [
     "batch_norm",
     "conv",
     "conv_wgrad",
+    "cross_entropy_backward",
     "derivative_nbytes",
     "derivative_product",
     "draw_key",
@@ -57,6 +59,7 @@ __all__ = [
     "linear",
     "linear_shared",
     "linear_wgrad",
+    "log_softmax",
     "masked",
     "max_pool",
     "max_pool_backward",
@@ -65,6 +68,7 @@ __all__ = [
     "pack",
     "packed_shape",
     "pool_code_words",
+    "probability_nbytes",
     "rank_salt",
     "relu",
     "relu_",

@@ -13,7 +13,8 @@ SAMPLINGS = ("rows", "same", "different", "tile_rows", "project")
 DRAWS = ("stratified", "with_replacement", "without_replacement", "norm", "hadamard")
 # The streams. A sampling draws from its own; with permutations all draw from that of permutations.
 ROLES = {"rows": 1, "tile_rows": 1, "same": 2, "different": 2,
-         "dither": 3, "signs": 4, "permutation": 5, "dropout": 6, "derivative": 7}  # fmt: skip
+         "dither": 3, "signs": 4, "permutation": 5, "dropout": 6, "derivative": 7,
+         "probability": 16}  # fmt: skip
 
 TILE = 128  # features of one tile of `tile_rows`
 NORM_UNITS = 1 << 30  # of the largest norm

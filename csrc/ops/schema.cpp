@@ -47,6 +47,12 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
   // The first is rad_kernels/ops': torch's log-probabilities along a dimension beside the codes of the
   // probabilities that the second makes. shape = [outer, classes, ...]; coefficients are contract/loss.h's.
   m.def("log_softmax(Tensor x, int dim, int bits, int salt, Tensor? key=None) -> (Tensor, Tensor)");
+  // Both are rad_kernels/ops'. Losses and logsumexp are of rows; x is [rows, features], `chunk` a number of
+  // rows.
+  m.def(
+      "linear_cross_entropy(Tensor x, Tensor weight, Tensor? bias, Tensor target, Tensor? class_weight, int ignore_index, float label_smoothing, SymInt chunk) -> (Tensor, Tensor)");
+  m.def(
+      "linear_cross_entropy_backward(Tensor x, Tensor weight, Tensor? bias, Tensor target, Tensor? class_weight, Tensor logsumexp, Tensor scale, Tensor hit, Tensor? level, SymInt chunk, bool[] needs) -> (Tensor, Tensor, Tensor)");
   m.def("probability_codes(Tensor log_p, int bits, int salt, Tensor? key=None) -> Tensor");
   m.def(
       "cross_entropy_backward(Tensor saved, Tensor scale, Tensor? hit, Tensor? level, Tensor? class_weight, Tensor? target, SymInt[] shape, ScalarType dtype, int bits) -> Tensor");

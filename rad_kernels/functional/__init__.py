@@ -6,6 +6,7 @@ from ._conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, c
 from ._conv_checks import check_conv_sketch
 from ._gated import check_gate, gated
 from ._linear import linear, shared_linear
+from ._linear_loss import linear_cross_entropy
 from ._loss import cross_entropy
 from ._norm import batch_norm, group_norm, layer_norm, rms_norm
 from ._piecewise import hardshrink, hardsigmoid, hardtanh, leaky_relu, relu6, softshrink, threshold
@@ -57,6 +58,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear",
+    "linear_cross_entropy",
     "logsigmoid",
     "max_pool1d",
     "max_pool2d",

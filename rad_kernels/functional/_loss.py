@@ -13,30 +13,6 @@ from ._loss_checks import check_loss
 from ._smooth import check_bits, codes_nothing, only_draws
 
 
-def _along_classes(weight: Tensor, x: Tensor) -> Tensor:
-    return weight.view(1, -1, *[1] * (x.dim() - 2))
-
-
-def _loss_of_classes(log_p, target, weight, reduction, ignore_index, smoothing):
-    """The operations of torch's cross_entropy after its log_softmax, in its order, so that bits agree."""
-    hit = F.nll_loss(log_p, target, weight, ignore_index=ignore_index, reduction=reduction)
-    if smoothing == 0:
-        return hit
-    level = -(log_p if weight is None else log_p * _along_classes(weight, log_p)).sum(1)
-    ignored = target == ignore_index
-    level.masked_fill_(ignored, 0.0)
-    if reduction == "mean" and weight is None:
-        level = level.sum() / (~ignored).sum()
-    elif reduction == "mean" and torch.compiler.is_compiling():  # no shape that depends on data
-        chosen = weight.gather(0, target.masked_fill(ignored, 0).flatten())
-        level = level.sum() / chosen.masked_fill(ignored.flatten(), 0.0).sum()
-    elif reduction == "mean":
-        level = level.sum() / weight.gather(0, target.masked_select(~ignored).flatten()).sum()
-    elif reduction == "sum":
-        level = level.sum()
-    return (1 - smoothing) * hit + level * (smoothing / log_p.shape[1])
-
-
 def _smoothed(target: Tensor, smoothing: float) -> Tensor:
     return target if smoothing == 0 else target * (1 - smoothing) + smoothing / target.shape[1]
 
@@ -44,7 +20,7 @@ def _smoothed(target: Tensor, smoothing: float) -> Tensor:
 def _loss_of_probabilities(log_p, target, weight, reduction, smoothing):
     terms = log_p * _smoothed(target, smoothing)
     if weight is not None:
-        terms = terms * _along_classes(weight, terms)
+        terms = terms * ops.along_classes(weight, terms)
     if reduction == "none":
         return -terms.sum(1)
     return -terms.sum() if reduction == "sum" else -terms.sum() / (log_p.numel() // log_p.shape[1])
@@ -76,7 +52,7 @@ class _CrossEntropy(Function):
         if target.is_floating_point():
             loss = _loss_of_probabilities(log_p, target, weight, reduction, smoothing)
         else:
-            loss = _loss_of_classes(log_p, target, weight, reduction, ignore_index, smoothing)
+            loss = ops.class_loss(log_p, target, weight, reduction, ignore_index, smoothing)
         return loss, saved, x.new_empty(0)
 
     @staticmethod
@@ -103,14 +79,14 @@ class _CrossEntropy(Function):
             dx = _Gradient.apply(scale, None, None, *like, None, ctx.shape, ctx.dtype, bits)
             dx = dx - shares.to(ctx.dtype)
         else:
-            scale, hit, level = _of_classes(
+            scale, hit, level = coefficients_of_classes(
                 grad, target, weight, reduction, ignore_index, smoothing, ctx.shape[1]
             )
             dx = _Gradient.apply(scale, hit, level, *like, target.long(), ctx.shape, ctx.dtype, bits)
         return dx, *(None,) * 6
 
 
-def _of_classes(grad, target, weight, reduction, ignore_index, smoothing, classes):
+def coefficients_of_classes(grad, target, weight, reduction, ignore_index, smoothing, classes):
     """(scale, hit, level): the coefficients of p, of the target and of every class (times its weight)."""
     target = target.long()
     counted = target != ignore_index
@@ -132,7 +108,7 @@ def _of_probabilities(grad, target, weight, reduction, smoothing):
     """(scale, what is taken off each class)"""
     shares = _smoothed(target, smoothing)
     if weight is not None:
-        shares = shares * _along_classes(weight, shares)
+        shares = shares * ops.along_classes(weight, shares)
     total = shares.sum(1)
     if reduction == "mean":
         grad = grad / total.numel()

@@ -26,7 +26,7 @@ from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, Conv
 from .dropout import AlphaDropout, Dropout
 from .gated import SwiGLU
 from .linear import Linear
-from .loss import CrossEntropyLoss
+from .loss import CrossEntropyLoss, LinearCrossEntropy
 from .norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm, LayerNorm, RMSNorm
 from .pool import (
     AdaptiveAvgPool1d,
@@ -75,6 +75,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LinearCrossEntropy",
     "LogSigmoid",
     "MaxPool1d",
     "MaxPool2d",

@@ -35,3 +35,53 @@ class CrossEntropyLoss(_Coded, torch.nn.CrossEntropyLoss):
         return functional.cross_entropy(
             x, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing, bits=self.bits
         )
+
+
+class LinearCrossEntropy(torch.nn.Linear):
+    """``torch.nn.Linear`` and the cross-entropy of its output, whose logits are never held all at once.
+
+    ``forward(x, target)`` is the loss (``functional.linear_cross_entropy``), exact in training and in
+    evaluation. Parameters, state_dict keys and initialisation are those of torch.nn.Linear, so that weights
+    can be tied to an embedding and loaded from a plain output layer.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as torch.nn.Linear.
+        class_weight, ignore_index, reduction, label_smoothing, chunk: as the function's.
+    """
+
+    class_weight: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        class_weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.register_buffer("class_weight", class_weight, persistent=False)
+        self.ignore_index, self.reduction = ignore_index, reduction
+        self.label_smoothing, self.chunk = label_smoothing, chunk
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+        return functional.linear_cross_entropy(
+            x,
+            self.weight,
+            target,
+            self.bias,
+            self.class_weight,
+            self.ignore_index,
+            self.reduction,
+            self.label_smoothing,
+            chunk=self.chunk,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, reduction={self.reduction}, chunk={self.chunk}"

@@ -20,7 +20,8 @@ from .elementwise import (
 )
 from .gated import GATES, gated, gated_nbytes, gated_product
 from .linear import draw_key, linear, linear_shared, linear_wgrad, pack, unpack
-from .loss import cross_entropy_backward, log_softmax, probability_nbytes
+from .linear_loss import linear_cross_entropy, linear_cross_entropy_backward
+from .loss import along_classes, class_loss, cross_entropy_backward, log_softmax, probability_nbytes
 from .norm import (
     NormShape,
     batch_norm,
@@ -40,7 +41,9 @@ __all__ = [
     "GATES",
     "NormShape",
     "activation",
+    "along_classes",
     "batch_norm",
+    "class_loss",
     "conv",
     "conv_wgrad",
     "cross_entropy_backward",
@@ -57,6 +60,8 @@ __all__ = [
     "kink",
     "layer_norm",
     "linear",
+    "linear_cross_entropy",
+    "linear_cross_entropy_backward",
     "linear_shared",
     "linear_wgrad",
     "log_softmax",

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.library import register_fake
 
@@ -17,6 +18,40 @@ def probability_nbytes(numel: int, bits: int) -> int:
     """Bytes that are kept of ``numel`` probabilities: core/probability.h once more, for traced shapes."""
     planes = ((numel + 7) // 8 * bits, (numel + _GROUP - 1) // _GROUP * 2)
     return sum((n + PLANE_ALIGN - 1) // PLANE_ALIGN * PLANE_ALIGN for n in planes) + TRAILER_BYTES
+
+
+def along_classes(weight: Tensor, x: Tensor) -> Tensor:
+    return weight.view(1, -1, *[1] * (x.dim() - 2))
+
+
+def _counted_weight(weight: Tensor, target: Tensor, ignored: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # no shape that depends on data
+        chosen = weight.gather(0, target.masked_fill(ignored, 0).flatten())
+        return chosen.masked_fill(ignored.flatten(), 0.0).sum()
+    return weight.gather(0, target.masked_select(~ignored).flatten()).sum()
+
+
+def class_loss(
+    log_p: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: str,
+    ignore_index: int,
+    smoothing: float,
+) -> Tensor:
+    """The operations of torch's cross_entropy after its log_softmax, in its order, so that bits agree."""
+    hit = F.nll_loss(log_p, target, weight, ignore_index=ignore_index, reduction=reduction)
+    if smoothing == 0:
+        return hit
+    level = -(log_p if weight is None else log_p * along_classes(weight, log_p)).sum(1)
+    ignored = target == ignore_index
+    level.masked_fill_(ignored, 0.0)
+    if reduction == "mean":
+        count = (~ignored).sum() if weight is None else _counted_weight(weight, target, ignored)
+        level = level.sum() / count
+    elif reduction == "sum":
+        level = level.sum()
+    return (1 - smoothing) * hit + level * (smoothing / log_p.shape[1])
 
 
 def log_softmax(x: Tensor, dim: int, bits: int, key: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -6,14 +6,14 @@ namespace {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    probabilities_kernel(const T* log_p, char* codes, uint16_t* steps, int64_t n, int bits, bool vectors,
-                         KeySource source, TrailerWriter trailer) {
+    probabilities_kernel(const T* log_p, char* codes, uint16_t* steps, int64_t n, int64_t octets, int bits,
+                         bool vectors, KeySource source, TrailerWriter trailer) {
   using Real = Accumulate<T>;
   trailer.write();
   const Seed seed = source.seed();
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   const unsigned team = 0xFFu << (static_cast<int>(threadIdx.x) % 32 / kTeam * kTeam);
-  for (int64_t o = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; o < octets_of(n); o += step) {
+  for (int64_t o = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; o < octets; o += step) {
     const int64_t first = o * kOctet;
     T item[kOctet];
     load_octet(log_p, first, n, vectors, item);
@@ -89,12 +89,14 @@ int probabilities(const ProbabilitiesArgs& args) {
   TrailerWriter writer{trailer, salt, data, {}};
   writer.gaps.begin[0] = layout.codes, writer.gaps.end[0] = layout.step;
   writer.gaps.begin[1] = layout.steps_end, writer.gaps.end[1] = layout.trailer;
+  const int64_t octets = octets_of(args.n);  // whole teams
   return visit_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const auto* log_p = static_cast<const T*>(args.log_p);
-    return launch(probabilities_kernel<T>, over_items(octets_of(args.n), args.exec.stream), log_p, data,
-                  reinterpret_cast<uint16_t*>(data + layout.step), args.n, static_cast<int>(args.bits),
-                  aligned(log_p, kVectorBytes), KeySource{trailer, salt}, writer);
+    return launch(probabilities_kernel<T>, over_items(octets, args.exec.stream), log_p, data,
+                  reinterpret_cast<uint16_t*>(data + layout.step), args.n, octets,
+                  static_cast<int>(args.bits), aligned(log_p, kVectorBytes), KeySource{trailer, salt},
+                  writer);
   });
 }
 

@@ -264,4 +264,15 @@ TEST(early_return) {
   EXPECT(out.get()[39] == 0xFF);
 }
 
+// Each launch is ordered after all earlier ones, however many there have been.
+__global__ void one_writes(int* y, unsigned who) {
+  if (threadIdx.x == who) y[0] = static_cast<int>(who);
+}
+
+TEST(thousands_of_launches) {
+  Device<int> y(1);
+  for (unsigned i = 0; i < 5000; ++i) launch(one_writes, {dim3(1), dim3(2)}, y.data(), i % 2);
+  EXPECT(y.get()[0] == 1);
+}
+
 }  // namespace

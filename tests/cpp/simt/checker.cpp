@@ -198,7 +198,12 @@ void begin_launch(uint64_t blocks) {
   if (on) block_fence.assign(blocks, 0);
 }
 void end_launch() {
-  if (on) first_step += kStepsPerLaunch;
+  if (!on) return;
+  first_step += kStepsPerLaunch;
+  if (first_step <= UINT32_MAX - kStepsPerLaunch) return;
+  // Steps are used up: forget all accesses and count from the start again.
+  madvise(static_cast<void*>(cells), kHeapBytes / 4 * sizeof(Cell), MADV_DONTNEED);
+  first_step = 1;
 }
 
 void begin_block(Block& b, size_t dynamic_bytes) {

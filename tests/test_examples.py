@@ -95,17 +95,20 @@ def test_packs_are_shared_and_attention_computed_again():
 
 
 @pytest.mark.parametrize(
-    ("number", "setting", "least"),
+    ("network", "setting", "least"),
     [
-        (0, "keep 0.1", 6.4),
-        (0, "keep 0.1 in 4 bits", 9.2),
-        (2, "keep 0.1", 2.8),
-        (2, "keep 0.1 in 4 bits", 3.1),
-        (2, "keep 0.1, attention again", 6.7),
+        ("RESNET", "keep 0.1", 6.4),
+        ("RESNET", "keep 0.1 in 4 bits", 9.2),
+        ("RESNET", "keep 0.1, norms in 2 bits", 8.0),
+        ("RESNET", "keep 0.1 in 4 bits, norms in 2", 13.0),
+        ("GPT", "keep 0.1", 2.8),
+        ("GPT", "keep 0.1, head and loss too", 2.9),
+        ("GPT", "keep 0.1 in 4 bits, head and loss too", 3.2),
+        ("GPT", "keep 0.1, attention again", 6.7),
     ],
 )
-def test_how_much_less_is_kept(number, setting, least):
-    model = retained_bytes.MODELS[number]
+def test_how_much_less_is_kept(network, setting, least):
+    model = getattr(retained_bytes, network)
     exact, _ = retained_bytes.measure(model, torch.float32, None)
     kept, _ = retained_bytes.measure(model, torch.float32, retained_bytes.SETTINGS[setting])
     assert exact / kept >= least

@@ -6,7 +6,7 @@ namespace {
 
 // A warp makes the words of 32 elements of y, a lane an element.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     max_pool_kernel(PoolShape s, const T* x, T* y, uint32_t* codes, int64_t n, int bits) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t warps = static_cast<int64_t>(gridDim.x) * (kThreads / 32);
@@ -53,7 +53,7 @@ RAD_DEVICE void covering(const PoolShape& s, int d, int64_t i, int64_t& first, i
 
 // Gathered, so that sums are made in the order of outputs: no atomics.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     max_pool_backward_kernel(PoolShape s, const T* dy, const uint32_t* codes, T* dx, int64_t n, int bits) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; at < n; at += step) {

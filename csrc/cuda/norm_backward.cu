@@ -37,7 +37,7 @@ RAD_DEVICE Real excess(const SavedView& saved, int64_t line, int64_t first, int6
 
 // A block for each set of consecutive elements.
 template <class T>
-__global__ void __launch_bounds__(kThreads) norm_sets_grad_kernel(NormBackwardParams<T> p) {
+__global__ void __launch_bounds__(kThreads, kResident) norm_sets_grad_kernel(NormBackwardParams<T> p) {
   using Real = Accumulate<T>;
   CUDA_SHARED(Real[kThreads], lanes);
   const Seed seed = p.saved.key().seed();
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads) norm_sets_grad_kernel(NormBackwardPa
 
 // All elements are one line; the sums of each channel are in p.parts.
 template <class T>
-__global__ void __launch_bounds__(kThreads) norm_channels_grad_kernel(NormBackwardParams<T> p) {
+__global__ void __launch_bounds__(kThreads, kResident) norm_channels_grad_kernel(NormBackwardParams<T> p) {
   using Real = Accumulate<T>;
   const Seed seed = p.saved.key().seed();
   const int64_t n = p.shape.n, step = static_cast<int64_t>(gridDim.x) * kThreads * kOctet;
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads) norm_channels_grad_kernel(NormBackwa
 // inner = 1: elements are a matrix [n / params, params] and a parameter is a column. A block sums kColumns
 // of them over a slice of the rows.
 template <class T>
-__global__ void __launch_bounds__(kThreads) norm_columns_kernel(NormBackwardParams<T> p) {
+__global__ void __launch_bounds__(kThreads, kResident) norm_columns_kernel(NormBackwardParams<T> p) {
   using Real = Accumulate<T>;
   CUDA_SHARED(Real[2][kRows][kColumns], sums);
   const Seed seed = p.saved.key().seed();
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kThreads) norm_columns_kernel(NormBackwardPara
 
 // inner > 1: a block for each parameter.
 template <class T>
-__global__ void __launch_bounds__(kThreads) norm_planes_kernel(NormBackwardParams<T> p) {
+__global__ void __launch_bounds__(kThreads, kResident) norm_planes_kernel(NormBackwardParams<T> p) {
   using Real = Accumulate<T>;
   CUDA_SHARED(Real[kThreads], lanes);
   const Seed seed = p.saved.key().seed();
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kThreads) norm_planes_kernel(NormBackwardParam
 
 // Slices in order, into the first one and to where the caller wants them.
 template <class Real>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     norm_slices_kernel(Real* parts, int64_t params, int64_t slices, Real* weight_grad, Real* bias_grad) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < 2 * params; i += step) {

@@ -20,7 +20,7 @@ RAD_DEVICE double root(double v) { return sqrt(v); }
 
 // A block for each set: its statistics, then its codes.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     norm_sets_kernel(NormPackParams<T> p, KeySource source, TrailerWriter trailer) {
   using Real = Accumulate<T>;
   CUDA_SHARED(Real[kThreads], lanes);
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // All elements are one line; an octet per thread.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     norm_channels_kernel(NormPackParams<T> p, KeySource source, TrailerWriter trailer) {
   using Real = Accumulate<T>;
   trailer.write();

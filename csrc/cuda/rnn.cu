@@ -5,7 +5,8 @@ namespace {
 
 // gates += inputs in columns [0, columns).
 template <class T>
-__global__ void __launch_bounds__(kThreads) add_inputs(RnnForwardArgs args, int64_t columns, int64_t stride) {
+__global__ void __launch_bounds__(kThreads)
+    add_inputs(RnnForwardArgs args, int64_t columns, int64_t stride) {
   const int64_t n = args.rows * columns, step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
     const int64_t at = i / columns * stride + i % columns;
@@ -120,8 +121,9 @@ struct Forward {
 };
 
 // A template parameter, so that each stage has the registers that it needs.
+// One block may take all registers of a multiprocessor: the compiler's own choice spills on some.
 template <class T, RnnCell kCell, int kStage>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Forward<T> f) {
+__global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward<T> f) {
   const int64_t elements = f.args.rows * f.args.hidden, groups = (elements + kGroup - 1) / kGroup;
   const int64_t step = static_cast<int64_t>(gridDim.x) * kTeams;
   for (int64_t g = static_cast<int64_t>(blockIdx.x) * kTeams + threadIdx.x / kTeam; g < groups; g += step) {

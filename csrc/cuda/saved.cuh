@@ -25,7 +25,7 @@ struct SavedView {
 };
 
 // Threads for every octet of a line's groups, teams complete.
-inline int64_t octets_of(int64_t width) { return (width + kGroup - 1) / kGroup * kTeam; }
+RAD_HD int64_t octets_of(int64_t width) { return (width + kGroup - 1) / kGroup * kTeam; }
 
 // ---- codes as bits ----------------------------------------------------------------------------------------
 

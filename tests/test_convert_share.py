@@ -191,6 +191,16 @@ def test_what_is_taken_is_what_would_have_been_computed(change, recwarn):
     assert [w.category for w in recwarn] == ([] if change == "sketch" else [SketchWarning])
 
 
+def test_two_inputs_that_live_at_once_are_told_apart():
+    net, x = shared()
+    q, k = net.attn.q, net.attn.k
+    first, second = x.detach() * 1, x.detach() * 2
+    q(first)
+    with pytest.warns(SketchWarning, match="different tensors"):
+        y = k(second)
+    assert same_bits(y, F.linear(second, k.weight)) and not same_bits(first, second)
+
+
 def test_threads_do_not_mix():
     net, x = shared()
     expected = net.attn(x)
@@ -270,6 +280,17 @@ def test_multihead_attention_is_torchs(name):
         assert p.grad is not None and p.grad.shape == q.grad.shape
     layer.eval(), exact.eval()
     assert same_bits(layer(query, key, value, **called)[0], exact(query, key, value, **called)[0])
+
+
+def test_attention_to_another_value():
+    """query and key are one tensor, value is not: they must not share its projection."""
+    torch.manual_seed(0)
+    exact = tnn.MultiheadAttention(D, 4)
+    layer = nn.MultiheadAttention(D, 4, sketch=QUARTER)
+    layer.load_state_dict(exact.state_dict())
+    query, value = torch.rand(6, 5, D), torch.rand(6, 5, D)
+    for q, k, v in ((query, query, value), (query, value, query), (value, query, query)):
+        assert all(map(same_bits, layer(q, k, v), exact(q, k, v)))
 
 
 def test_multihead_attention_is_unbiased():

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from checks import same_bits
 from test_convert import TENTH, batch, model, step
 from torch import nn as tnn
@@ -88,3 +89,27 @@ def test_fully_shard(first, tmp_path):
         assert len(step(net, x)) == len(expected)
     finally:
         dist.destroy_process_group()
+
+
+def test_functions_that_an_instance_holds_follow_its_mode():
+    """In eval they are torch's: no code is kept and nothing drawn, with gradients wanted or not."""
+
+    class Block(tnn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.act, self.head = tnn.Linear(16, 64), F.gelu, tnn.Linear(64, 4)
+
+        def forward(self, x):
+            return self.head(self.act(self.fc(x)))
+
+    net, x = Block(), torch.rand(64, 16, requires_grad=True)
+    exact = copy.deepcopy(net)
+    convert(net, TENTH)
+    dtypes = {entry.dtype for entry in saved_bytes(lambda: net(x)).entries}
+    assert torch.uint8 in dtypes
+    net.eval()
+    state = torch.get_rng_state()
+    y = net(x)
+    assert same_bits(y, exact(x)) and torch.equal(torch.get_rng_state(), state)
+    dtypes = {entry.dtype for entry in saved_bytes(lambda: net(x)).entries}
+    assert torch.uint8 not in dtypes and torch.int32 not in dtypes

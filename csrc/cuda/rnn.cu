@@ -5,8 +5,7 @@ namespace {
 
 // gates += inputs in columns [0, columns).
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    add_inputs(RnnForwardArgs args, int64_t columns, int64_t stride) {
+__global__ void __launch_bounds__(kThreads) add_inputs(RnnForwardArgs args, int64_t columns, int64_t stride) {
   const int64_t n = args.rows * columns, step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
     const int64_t at = i / columns * stride + i % columns;

@@ -43,6 +43,11 @@ DTYPE_NAMES = {
 WORTHWHILE = Fraction(9, 10)
 
 
+def is_worthwhile(cost: int, exact: int) -> bool:
+    """Whether keeping ``cost`` bytes instead of ``exact`` ones pays; both may be symbolic."""
+    return cost * WORTHWHILE.denominator < exact * WORTHWHILE.numerator
+
+
 @dataclass(frozen=True)
 class Sketch:
     """What is kept of an activation ``x`` [rows, features] for the weight gradient.
@@ -135,10 +140,7 @@ class Sketch:
         """Whether the pack of a [rows, features] activation costs under 90 % of keeping it."""
         if self.is_exact:
             return False
-        exact = rows * features * dtype.itemsize
-        return (
-            saved_nbytes(rows, features, dtype, self) * WORTHWHILE.denominator < exact * WORTHWHILE.numerator
-        )
+        return is_worthwhile(saved_nbytes(rows, features, dtype, self), rows * features * dtype.itemsize)
 
     @classmethod
     def parse(cls, text: str) -> Sketch:

@@ -12,7 +12,7 @@ from torch.autograd import Function
 
 from .. import ops
 from ..ops import NormShape
-from ..sketch import WORTHWHILE
+from ..sketch import is_worthwhile
 from ._checks import SketchWarning, check_bits, check_tensor
 
 
@@ -39,7 +39,6 @@ def _save(ctx, parameters, kept, shape, centred, bits, order):
     _, weight, bias = parameters
     saved, rstd, token = kept
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(saved, rstd)
     ctx.save_for_backward(saved, rstd, token, weight if ctx.needs_input_grad[0] else None)
     ctx.settings = (tuple(shape), centred, bits)
     ctx.order = order
@@ -80,6 +79,7 @@ class _SetNorm(Function):
     def setup_context(ctx, inputs, output):
         *parameters, kind, sets, _, bits = inputs
         shape = _set_shape(parameters[0], kind, sets)
+        ctx.mark_non_differentiable(*output[1:3])
         _save(ctx, parameters, output[1:], shape, kind != "rms", bits, torch.contiguous_format)
 
     @staticmethod
@@ -90,20 +90,16 @@ class _SetNorm(Function):
 class _BatchNorm(Function):
     @staticmethod
     def forward(x, weight, bias, running_mean, running_var, momentum, eps, bits):
-        inner = 1 if _memory_order(x) != torch.contiguous_format else prod(x.shape[2:])
         y, saved, rstd, mean, var = ops.batch_norm(
-            x, weight, bias, running_mean, running_var, momentum, eps, inner, bits
+            x, weight, bias, running_mean, running_var, momentum, eps, _batch_shape(x).inner, bits
         )
         return y, saved, rstd, x.new_empty(0), mean, var
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, bits, order = inputs[0], inputs[-1], _memory_order(inputs[0])
-        inner = 1 if order != torch.contiguous_format else prod(x.shape[2:])
-        shape = NormShape(x.numel() // x.shape[1], x.shape[1], inner, True)
-        ctx.mark_non_differentiable(*output[4:])
-        _save(ctx, inputs[:3], output[1:4], shape, True, bits, order)
-        ctx.mark_non_differentiable(output[1], output[2], *output[4:])
+        x, bits = inputs[0], inputs[-1]
+        ctx.mark_non_differentiable(*output[1:3], *output[4:])
+        _save(ctx, inputs[:3], output[1:4], _batch_shape(x), True, bits, _memory_order(x))
 
     @staticmethod
     def backward(ctx, dy, *_):
@@ -115,6 +111,11 @@ def _set_shape(x: Tensor, kind: str, sets: Sequence[int] | int) -> NormShape:
         return NormShape(prod(sets), prod(sets), 1, False)
     inner = prod(x.shape[2:])
     return NormShape(x.shape[1] // sets * inner, x.shape[1], inner, False)
+
+
+def _batch_shape(x: Tensor) -> NormShape:
+    inner = prod(x.shape[2:]) if _memory_order(x) == torch.contiguous_format else 1
+    return NormShape(x.numel() // x.shape[1], x.shape[1], inner, True)
 
 
 def _memory_order(x: Tensor) -> torch.memory_format:
@@ -179,7 +180,7 @@ def _dithers(x: Tensor, shape: NormShape, bits: int | None) -> bool:
     n, item = x.numel(), x.dtype.itemsize
     statistics = n // shape.set * ops.statistics_dtype(x.dtype).itemsize
     cost = ops.norm_saved_nbytes(n, shape, x.dtype, bits) + statistics
-    if cost * WORTHWHILE.denominator < n * item * WORTHWHILE.numerator:
+    if is_worthwhile(cost, n * item):
         return True
     if not compiling:
         warnings.warn(

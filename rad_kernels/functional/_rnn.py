@@ -10,7 +10,7 @@ from torch.autograd import Function
 
 from .. import ops
 from ..ops.rnn import CELLS, NEEDS_BIAS, NEEDS_WEIGHT_HH, NEEDS_WEIGHT_IH, NEEDS_X, Layer, Spec
-from ..sketch import WORTHWHILE, Sketch
+from ..sketch import Sketch, is_worthwhile
 from ._activation import dropout as dropout_of
 from ._checks import SketchWarning, autocast_dtype, check_bits, check_sketch, check_tensor
 
@@ -127,7 +127,7 @@ def _planned(layer: Layer, sketch: Sketch, dtype: torch.dtype, needs_ih: bool, n
         if not spec or sketch.is_exact:
             return exact if spec else ()
         cost, whole = ops.rnn_packs_nbytes(candidate, features, dtype, spec), rows * features * dtype.itemsize
-        if cost * WORTHWHILE.denominator < whole * WORTHWHILE.numerator:
+        if is_worthwhile(cost, whole):
             return spec
         if not torch.compiler.is_compiling():
             warnings.warn(

@@ -7,8 +7,8 @@ import torch
 
 from rad_kernels import Sketch
 from rad_kernels.__main__ import main
-from rad_kernels.bench import cli, console, plot, runner, suites
-from rad_kernels.bench.cases import LinearCase, MatrixCase
+from rad_kernels.bench import cli, console, model, plot, roofline, runner
+from rad_kernels.bench.cases import BlockCase, ConvCase, LinearCase, MatrixCase
 from rad_kernels.bench.limits import (
     Limits,
     Work,
@@ -18,18 +18,22 @@ from rad_kernels.bench.limits import (
     sketched_linear,
     weight_gradient,
 )
-from rad_kernels.bench.official import OfficialLinear
-from rad_kernels.bench.providers import linear_providers
 from rad_kernels.bench.result import Report, Row, environment
-from rad_kernels.bench.suites import SUITES, Setting, Subject, Trial
 from rad_kernels.bench.timing import Rounds, Step, interleaved, quantile, summarise, wall_clock
-from rad_kernels.memory import saved_bytes, step_peak
+from rad_kernels.bench.trial import Setting, Subject, Trial
 from rad_kernels.sketch import saved_nbytes
 
 CPU = torch.device("cpu")
 TINY = LinearCase(24, 16, 8)
 SKETCHES = (Sketch(0.25), Sketch(0.25, "different"), Sketch(1, bits=4))
 SETTING = Setting(CPU, torch.float32, 0.25, SKETCHES)
+TINY_CONV = ConvCase(3, 6, 12, 4, 3)
+CASES = {
+    "elementwise": [MatrixCase(4, 128)],
+    "conv": [TINY_CONV],
+    "conv_wgrad": [TINY_CONV],
+    "model": model.transformer_cases(BlockCase(2, 24, 64)),
+}
 FEW = Rounds(seconds=0.0, least=2, most=4, warm_up=1)
 
 
@@ -127,7 +131,7 @@ def test_limits_are_measured_with_the_given_clock():
     assert (found.flops_per_s, found.bytes_per_s) == (2 * 384**3 / 2, 2 * 2**26 / 2)
 
 
-# subjects and rows
+# rows
 
 
 def fake_trial():
@@ -147,123 +151,6 @@ def test_rows_of_a_trial():
     assert (slow.ratio, slow.floor, slow.to_limit, slow.retained) == (1, 1, 4, None)
     assert (fast.ratio, fast.floor, fast.to_limit, fast.retained, fast.peak) == (0.5, 0.5, 4, 12, 0)
     assert (fast.suite, fast.case, fast.provider, fast.dtype) == ("linear", "fake", "fast", "float32")
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("suite", SUITES)
-def test_every_suite_runs(suite, dtype):
-    setting = Setting(CPU, dtype, 0.25, SKETCHES)
-    cases = [MatrixCase(4, 40)] if suite == "elementwise" else [TINY]
-    for trial in SUITES[suite](setting, cases):
-        rows = runner.measured(trial, setting, wall_clock, FEW, Limits(1e9, 1e9))
-        assert [row.provider for row in rows] == list(trial.subjects) and len(rows) >= 2
-        assert rows[0].ratio == rows[0].ratio_minimum == 1
-        assert all(0 < row.minimum <= row.p20 <= row.median <= row.p80 for row in rows)
-        ours = [str(sketch) for sketch in SKETCHES]
-        if suite != "elementwise":
-            assert [row.provider for row in rows if row.provider in ours] == ours
-        if suite == "linear":
-            assert {row.provider.split()[0] for row in rows} - {"torch", *ours} == (
-                {"index_select", "checkpoint"} | ({"official"} if dtype == torch.float32 else set())
-            )
-
-
-def test_retained_bytes_of_the_providers():
-    subjects = suites.layer_subjects(linear_providers(SKETCHES, 0.25), TINY, SETTING)
-    retained = {name: saved_bytes(subject.forward).total for name, subject in subjects.items()}
-    assert retained["torch"] == 24 * 16 * 4
-    for sketch in SKETCHES:
-        assert retained[str(sketch)] == saved_nbytes(24, 16, torch.float32, sketch)
-    assert retained["index_select 0.25"] == 6 * (16 * 4 + 8 + 4)
-    assert retained["checkpoint"] >= retained["torch"]
-    assert retained["official same 0.25"] == retained["official different 0.25"] == 24 * 4 * 4
-
-
-def test_gradients_are_dropped_before_each_step():
-    layer, x = torch.nn.Linear(16, 8), torch.randn(24, 16, requires_grad=True)
-    subject = suites.training(layer, x, torch.randn(24, 8), list(layer.parameters()), None)
-    subject.step.run()
-    assert layer.weight.grad is not None and layer.bias.grad is not None and x.grad is not None
-    subject.step.prepare()
-    assert layer.weight.grad is None and layer.bias.grad is None and x.grad is None
-
-
-@pytest.mark.parametrize("name", ["index_select 0.2", "checkpoint"])
-def test_other_providers_compute_torchs_y_dx_and_db(name):
-    provider = next(p for p in linear_providers((), 0.2) if p.name == name)
-    layer, x = provider.make(TINY).double(), torch.randn(24, 16, dtype=torch.float64, requires_grad=True)
-    inputs, dy = (x, layer.bias, layer.weight), torch.randn(24, 8, dtype=torch.float64)
-    y, expected = layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias)
-    assert torch.equal(y, expected)
-    y.backward(dy)
-    for tensor, wanted in zip(inputs, torch.autograd.grad(expected, inputs, dy), strict=True):
-        if tensor is not layer.weight or name == "checkpoint":
-            torch.testing.assert_close(tensor.grad, wanted)
-
-
-def test_composition_draws_one_row_of_each_stratum():
-    """With dy = identity, dW holds every row times its multiplier: 24 rows, strata 5 5 5 5 4."""
-    provider = next(p for p in linear_providers((), 0.2) if p.name == "index_select 0.2")
-    layer, x = provider.make(LinearCase(24, 16, 24)).double(), torch.randn(24, 16, dtype=torch.float64)
-    seen = torch.zeros(24, dtype=torch.float64)
-    for _ in range(300):
-        layer.zero_grad()
-        layer(x).backward(torch.eye(24, dtype=torch.float64))
-        multipliers = (layer.weight.grad / x).mean(1)
-        torch.testing.assert_close(layer.weight.grad, multipliers[:, None] * x)
-        strata = [part[part != 0] for part in multipliers.split([5, 5, 5, 5, 4])]
-        torch.testing.assert_close(torch.cat(strata), torch.tensor([5.0, 5, 5, 5, 4], dtype=torch.float64))
-        seen += multipliers
-    assert seen.min() > 0.4 * 300 and seen.max() < 1.8 * 300
-
-
-# the authors' layer
-
-
-@pytest.mark.parametrize(
-    "rows, features, outputs, keep, retained",
-    [
-        (150, 784, 300, 0.1, 47_400),
-        (150, 784, 300, 0.5, 235_200),
-        (256, 1024, 1024, 0.1, 105_472),
-        (256, 1024, 1024, 0.5, 524_288),
-    ],
-)
-@pytest.mark.parametrize("different", [False, True])
-def test_official_layer_retains_what_the_published_one_does(
-    rows, features, outputs, keep, retained, different
-):
-    layer = OfficialLinear(features, outputs, keep, different)
-    x = torch.randn(rows, features, requires_grad=True)
-    assert saved_bytes(lambda: layer(x)).total == retained
-
-
-def test_official_layer_peaks_at_several_times_torchs():
-    x, dy = torch.randn(256, 1024, requires_grad=True), torch.randn(256, 1024)
-    layer, exact = OfficialLinear(1024, 1024, 0.1, False), torch.nn.Linear(1024, 1024)
-    peak = step_peak(lambda: layer(x).backward(dy))
-    x.grad = None
-    assert 2 < peak / step_peak(lambda: exact(x).backward(dy)) < 2.5  # published: 2.18
-
-
-@pytest.mark.parametrize("different", [False, True])
-def test_official_layer_is_unbiased_with_the_variance_of_replacement(different):
-    rows, features, outputs, kept, draws = 6, 8, 3, 2, 1500
-    layer = OfficialLinear(features, outputs, kept / features, different)
-    x, dy = torch.randn(rows, features, requires_grad=True), torch.randn(rows, outputs)
-    exact = dy.t() @ x.detach()
-    errors = torch.empty(draws, outputs, features)
-    for number in range(draws):
-        layer.zero_grad()
-        x.grad = None
-        layer(x).backward(dy)
-        errors[number] = layer.weight.grad - exact
-    torch.testing.assert_close(x.grad, dy @ layer.weight.detach())
-    torch.testing.assert_close(layer.bias.grad, dy.sum(0))
-    entries = dy.square().sum(1) @ x.detach().square().sum(1) if different else exact.square().sum()
-    variance = float((features - 1) / kept * entries)
-    assert float(errors.mean(0).square().sum()) < 4 * variance / draws  # its expectation is variance / draws
-    assert float(errors.square().sum((1, 2)).mean()) == pytest.approx(variance, rel=0.15)
 
 
 # report
@@ -322,6 +209,15 @@ def test_plot_of_ratios(tmp_path):
         plot.draw(report(), picture)
 
 
+def test_roofline(tmp_path):
+    picture = tmp_path / "roofline.png"
+    memory_bound = row(dtype="float32", provider="copy", flops=0.0, moved=1e6)
+    roofline.draw(report(rows=(row(dtype="float32", flops=1e9, moved=1e6), memory_bound)), picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no row that states its least work"):
+        roofline.draw(report(rows=(row(),)), picture)
+
+
 # command line
 
 
@@ -339,7 +235,7 @@ def exit_of(capsys, *arguments):
     [
         (
             ["--suite", "nothing"],
-            "suite must be of linear, wgrad, pack, elementwise, overhead, variance or all",
+            "suite must be of linear, wgrad, pack, conv, conv_wgrad, elementwise, model, overhead, variance",
         ),
         (["--suite", "linear,,"], "got ''"),
         (["--sketches", "diagonal:0.1"], "sampling must be one of"),
@@ -372,12 +268,12 @@ def test_missing_data(capsys, tmp_path):
 
 
 def test_a_run_writes_json_and_plot(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("rad_kernels.bench.suites.OVERHEAD", (TINY,))
+    monkeypatch.setattr("rad_kernels.bench.linear.OVERHEAD", (TINY,))
     monkeypatch.setattr("rad_kernels.bench.cli.Rounds", lambda _seconds: FEW)
     record, picture = tmp_path / "new" / "bench.json", tmp_path / "new" / "bench.png"
-    files = ["--json", str(record), "--plot", str(picture)]
+    files = ["--json", str(record), "--plot", str(picture), "--roofline", str(tmp_path / "roof.png")]
     code, out, err = exit_of(
-        capsys, "--suite", "overhead", "--quick", "--sketches", "rows,same:0.5:2bit", *files
+        capsys, "--suite", "overhead", "--quick", "--peers", "--sketches", "rows,same:0.5:2bit", *files
     )
     assert (code, err) == (0, "")
     found = Report.from_json(record.read_text())

@@ -18,8 +18,9 @@ from .cases import DTYPES
 from .limits import Limits, measured_limits
 from .result import Report, Row, environment
 from .runner import CLOCKS, clock_for, measured
-from .suites import SUITES, Setting
+from .suites import SUITES
 from .timing import Rounds
+from .trial import Setting
 from .variance import frontier_sketches, minibatch_noise, trained_activations, variance_row
 
 DESCRIPTION = """\
@@ -63,22 +64,28 @@ def register(commands: Any) -> None:
         metavar="DIR",
         help=f"{VARIANCE}: MNIST's idx files (default: embedded 8x8 digits)",
     )
+    add(
+        "--peers",
+        action="store_true",
+        help="also torch.compile, checkpointing, index_select + matmul and the authors' layer",
+    )
     add("--json", type=Path, metavar="FILE", help="write the report there")
     add("--plot", type=Path, metavar="FILE", help="draw a PNG there")
+    add("--roofline", type=Path, metavar="FILE", help="draw a PNG there: achieved rates under the limits")
     parser.set_defaults(run=run, parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the suites; wrong arguments end the process with one line and exit code 2."""
     try:
-        from . import console, plot
+        from . import console, plot, roofline
 
         suites = parse_suites(args.suite)
         dtypes = parse_dtypes(args.dtype)
         keep = Sketch.parse(f"rows:{args.keep}").keep
         chosen = parse_sketches(args.sketches, keep)
         digits = load_mnist(args.data) if args.data else load_digits_8x8() if VARIANCE in suites else None
-        for path in filter(None, (args.json, args.plot)):
+        for path in filter(None, (args.json, args.plot, args.roofline)):
             path.parent.mkdir(parents=True, exist_ok=True)
         if args.device == "cuda" and not torch.cuda.is_available():
             raise ValueError("device cuda: torch sees no CUDA device")
@@ -98,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     timed = [name for name in suites if name != VARIANCE]
     for dtype in dtypes if timed else []:
         sketches = tuple(chosen or default_sketches(keep))
-        setting = Setting(device, dtype, keep, sketches, args.quick)
+        setting = Setting(device, dtype, keep, sketches, args.quick, args.peers)
         rounds = Rounds(0.5 if args.quick else args.seconds)
         limit = measured_limits(device, dtype, clock_for(device, args.clock), args.quick)
         limits[str(dtype).removeprefix("torch.")] = limit
@@ -123,6 +130,8 @@ def run(args: argparse.Namespace) -> int:
         args.json.write_text(report.to_json(), encoding="utf-8")
     if args.plot:
         plot.draw(report, args.plot)
+    if args.roofline:
+        roofline.draw(report, args.roofline)
     return 0
 
 

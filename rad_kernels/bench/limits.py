@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..ops.conv import packed_shape
 from ..sketch import Sketch, saved_nbytes
-from .cases import LinearCase, MatrixCase
+from .cases import ConvCase, LinearCase, MatrixCase
 from .timing import Clock, Rounds, Step, interleaved
 
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
@@ -107,6 +108,43 @@ def weight_gradient(case: LinearCase, dtype: torch.dtype, sketch: Sketch | None)
     flops += m * projecting(d, sketch)
     values = (share if rows else 1.0) * n * m + d * m
     return Work(flops, dtype.itemsize * values + saved_nbytes(n, d, dtype, sketch))
+
+
+def conv(case: ConvCase, dtype: torch.dtype, sketch: Sketch | None) -> Work:
+    """As a Linear's: three products, of which a sketch keeps a share of one. Zeros of the padding count."""
+    product = _conv_product(case)
+    x, y = (case.positions * channels for channels in (case.channels, case.outputs))
+    weights = case.outputs * case.channels * case.window**2
+    share = 1.0 if sketch is None else _conv_share(case, sketch)
+    again = 3 if sketch is None else 2  # x is read by the forward product, and dx is written
+    kept = 0.0 if sketch is None else 2.0 * _conv_nbytes(case, dtype, sketch)
+    return Work((2 + share) * product, dtype.itemsize * float(again * x + 3 * y + 3 * weights) + kept)
+
+
+def conv_weight_gradient(case: ConvCase, dtype: torch.dtype, sketch: Sketch | None) -> Work:
+    """One product of which a sketch keeps a share; dy is read where it meets what is kept."""
+    x, y = (case.positions * channels for channels in (case.channels, case.outputs))
+    share = 1.0 if sketch is None else _conv_share(case, sketch)
+    kept = x * dtype.itemsize if sketch is None else _conv_nbytes(case, dtype, sketch)
+    read = y + case.outputs * case.channels * case.window**2
+    return Work(share * _conv_product(case), float(dtype.itemsize * read + kept))
+
+
+def _conv_product(case: ConvCase) -> float:
+    return 2.0 * case.positions * case.outputs * case.channels * case.window**2
+
+
+def _conv_matrix(case: ConvCase, sketch: Sketch) -> tuple[int, int]:
+    return packed_shape(case.x_shape, sketch.sampling != "rows")
+
+
+def _conv_share(case: ConvCase, sketch: Sketch) -> float:
+    rows, columns = _conv_matrix(case, sketch)
+    return sketch.kept(rows) / rows if sketch.sampling == "rows" else sketch.kept(columns) / columns
+
+
+def _conv_nbytes(case: ConvCase, dtype: torch.dtype, sketch: Sketch) -> int:
+    return saved_nbytes(*_conv_matrix(case, sketch), dtype, sketch)
 
 
 def elementwise(case: MatrixCase, dtype: torch.dtype, kept: float) -> Work:

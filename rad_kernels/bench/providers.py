@@ -17,8 +17,7 @@ from ..sketch import Sketch
 from .cases import LinearCase
 from .limits import Work, exact_linear, sketched_linear
 from .official import OfficialLinear
-
-BASELINE = "torch"
+from .trial import BASELINE
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,18 @@ class Provider:
         return self.dtypes is None or dtype in self.dtypes
 
 
-def linear_providers(sketches: Sequence[Sketch], keep: float) -> list[Provider]:
-    """torch first, then the sketches, then other ways to the same end at ``keep``."""
+def linear_providers(sketches: Sequence[Sketch], keep: float, peers: bool = True) -> list[Provider]:
+    """torch first, then the sketches, then, as ``peers``, other ways to the same end at ``keep``."""
+    exact = Provider(BASELINE, lambda case: torch.nn.Linear(case.features, case.outputs), exact_linear)
     ours = [_ours(sketch) for sketch in sketches]
+    if not peers:
+        return [exact, *ours]
     composed = Provider(f"index_select {keep:g}", lambda case: ComposedLinear(case, keep))
     return [
-        Provider(BASELINE, lambda case: torch.nn.Linear(case.features, case.outputs), exact_linear),
+        exact,
         *ours,
         composed,
-        Provider("checkpoint", CheckpointedLinear),
+        Provider("checkpoint", lambda case: Checkpointed(torch.nn.Linear(case.features, case.outputs))),
         _official("same", keep),
         _official("different", keep),
     ]
@@ -64,14 +66,15 @@ def _official(sampling: str, keep: float) -> Provider:
     )
 
 
-class CheckpointedLinear(torch.nn.Linear):
-    """torch's layer under torch.utils.checkpoint, in the variant whose retained tensors can be counted."""
+class Checkpointed(torch.nn.Module):
+    """A layer under torch.utils.checkpoint, in the variant whose retained tensors can be counted."""
 
-    def __init__(self, case: LinearCase) -> None:
-        super().__init__(case.features, case.outputs)
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return checkpoint(super().forward, x, use_reentrant=True)
+        return checkpoint(self.layer, x, use_reentrant=True)
 
 
 class _Composed(Function):

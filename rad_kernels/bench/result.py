@@ -23,6 +23,7 @@ class Row:
 
     floor: the ratio of the two limits (limits.py), None where no limit is stated.
     to_limit: median time / own limit.
+    flops, moved: the least arithmetic and bytes of the step, of which the limit is made.
     retained: bytes kept for backward; peak: bytes above the start of the step. None where not measured.
     """
 
@@ -41,6 +42,8 @@ class Row:
     to_limit: float | None = None
     retained: int | None = None
     peak: int | None = None
+    flops: float | None = None
+    moved: float | None = None
 
 
 @dataclass(frozen=True)

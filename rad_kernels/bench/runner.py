@@ -7,7 +7,6 @@ import torch
 from ..memory import saved_bytes, step_peak
 from .limits import Limits
 from .result import Row
-from .suites import Setting, Subject, Trial
 from .timing import (
     Clock,
     CudaClock,
@@ -19,6 +18,7 @@ from .timing import (
     summarise,
     wall_clock,
 )
+from .trial import Setting, Subject, Trial
 
 CLOCKS = ("wall", "cpu")
 
@@ -70,4 +70,6 @@ def _row(
         to_limit,
         saved_bytes(subject.forward).total if subject.forward else None,
         peak,
+        flops=subject.work.flops if subject.work else None,
+        moved=subject.work.bytes if subject.work else None,
     )

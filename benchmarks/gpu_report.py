@@ -4,7 +4,8 @@ time limit and log, so that one failure does not stop the rest.
     python benchmarks/gpu_report.py --out DIR            on a machine with an installed CUDA torch and toolkit
     python benchmarks/gpu_report.py --out DIR --dry-run  anywhere: build what can be built, list the rest
 
-Nothing is installed or downloaded. DIR then holds report.md, report.json, bench.json, bench.png, logs.tar.gz.
+Nothing is installed or downloaded. DIR then holds report.md, report.json, bench.json, bench.png, roofline.png and
+logs.tar.gz.
 Exit code 0: all stages passed; 1: some did not; 2: there is no GPU.
 """
 
@@ -23,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -74,19 +75,6 @@ def stages(out: Path, python: str = sys.executable, cores: int | None = None) ->
     }
     # Without torch's cache each tensor is an allocation, so that reading past its end is seen.
     uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    bench = (
-        python,
-        "-m",
-        "rad_kernels",
-        "bench",
-        "--device",
-        "cuda",
-        "--dtype",
-        "bfloat16",
-        "--seconds",
-        "1",
-    )
-    files = ("--json", str(out / "bench.json"), "--plot", str(out / "bench.png"))
     return [
         Stage("build", (python, "setup.py", "build_ext", "--inplace"), 150, "build", build),
         Stage("facts", (*checks, "facts"), 40, "facts"),
@@ -99,9 +87,57 @@ def stages(out: Path, python: str = sys.executable, cores: int | None = None) ->
             for tool in SANITIZERS
         ),
         Stage("memory", (*checks, "memory"), 40, "memory"),
-        Stage("bench", (*bench, *files), 110, "bench"),
+        *benchmarks(out, python),
         Stage("suite", (*pytest, *spread, "-m", "not gpu"), 150, "suite", one_thread),
     ]
+
+
+# Suites and sketches of the benchmarks; the goals of rad_kernels/bench/goals.py are among them.
+ROWS = "rows:0.05,rows:0.1,rows:0.25,rows:0.5"
+BENCHMARKS = {
+    "products": (
+        "linear,wgrad",
+        f"{ROWS},tile_rows:0.1,different:0.1,different:0.25,different:0.5,rows:1:4bit",
+    ),
+    "memory": ("pack,elementwise", "rows:0.1,tile_rows:0.1,same:0.1,different:0.1,rows:0.1:4bit,rows:1:4bit"),
+    "convolutions": ("conv,conv_wgrad", "rows:0.1,rows:0.25,same:0.1,different:0.1"),
+    "models": ("model", "rows:0.1"),
+}
+BENCH_SECONDS = {"products": 60, "memory": 40, "convolutions": 40, "models": 110}
+
+
+def benchmarks(out: Path, python: str) -> list[Stage]:
+    """One after the other. Only whole models have peers: compiling for each small case would take longest."""
+    bench = (
+        python,
+        "-m",
+        "rad_kernels",
+        "bench",
+        "--device",
+        "cuda",
+        "--dtype",
+        "bfloat16",
+        "--seconds",
+        "1",
+    )
+    planned = []
+    for name, (suites, sketches) in BENCHMARKS.items():
+        files = ("--json", str(out / f"bench-{name}.json"))
+        peers = ("--peers",) if name == "models" else ()
+        command = (*bench, "--suite", suites, "--sketches", sketches, *peers, *files)
+        planned.append(Stage(f"bench {name}", command, BENCH_SECONDS[name], f"bench {name}"))
+    return planned
+
+
+def chosen(planned: Sequence[Stage], only: str | None) -> list[Stage]:
+    """The build and the stages that begin with a name of the list; ValueError if one begins none."""
+    if only is None:
+        return list(planned)
+    names = [name.strip() for name in only.split(",")]
+    for name in names:
+        if not name or not any(stage.name.startswith(name) for stage in planned):
+            raise ValueError(f"--only must name stages of {', '.join(s.name for s in planned)}; got {name!r}")
+    return [stage for stage in planned if stage.name.startswith(("build", *names))]
 
 
 def sanitizer(tool: str) -> tuple[str, ...]:
@@ -200,13 +236,32 @@ def write_report(out: Path, logs: Path, outcomes: Sequence[Outcome]) -> None:
         lines += ["", "## Memory of a Linear, bytes (torch's allocator)", ""]
         lines += ["| sketch | held for backward | formula | step peak |", "| --- | --: | --: | --: |"]
         lines += [f"| {r['sketch']} | {r['held']:,} | {r['formula']:,} | {r['peak']:,} |" for r in memory]
-    if (bench := logs / "bench.log").exists():
+    for bench in sorted(logs.glob("bench_*.log")):
         text = bench.read_text(encoding="utf-8", errors="replace").splitlines()[2:]
-        lines += ["", "## Benchmarks", "", "```", *text, "```"]
+        lines += ["", f"## Benchmarks: {bench.stem.removeprefix('bench_')}", "", "```", *text, "```"]
+    join_benchmarks(out)
     (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with tarfile.open(out / "logs.tar.gz", "w:gz") as archive:
         for log in sorted(logs.iterdir()):
             archive.add(log, log.name)
+
+
+def join_benchmarks(out: Path) -> None:
+    """bench.json with the rows of all bench-*.json, which go, and its two pictures."""
+    parts = sorted(out.glob("bench-*.json"))
+    if not parts:
+        return
+    sys.path.insert(0, str(ROOT))
+    from rad_kernels.bench import plot, roofline
+    from rad_kernels.bench.result import Report
+
+    reports = [Report.from_json(part.read_text(encoding="utf-8")) for part in parts]
+    joined = replace(reports[-1], rows=tuple(row for report in reports for row in report.rows))
+    (out / "bench.json").write_text(joined.to_json(), encoding="utf-8")
+    plot.draw(joined, out / "bench.png")
+    roofline.draw(joined, out / "roofline.png")
+    for part in parts:
+        part.unlink()
 
 
 def json_part(log: Path) -> list[dict[str, Any]]:
@@ -228,7 +283,7 @@ def gpu_name() -> str | None:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
-def dry_run(out: Path, logs: Path, build: bool) -> int:
+def dry_run(planned: Sequence[Stage], logs: Path, build: bool) -> int:
     """Builds for sm_90a where there is a compiler, and lists the stages."""
     code = 0
     if not build:
@@ -240,8 +295,8 @@ def dry_run(out: Path, logs: Path, build: bool) -> int:
         code = 0 if outcomes[0].result == "passed" else 1
         if code:
             print((logs / "cross_build.log").read_text(encoding="utf-8", errors="replace")[-3000:])
-    for stage in stages(out):
-        print(f"{stage.name:14} up to {stage.seconds:3} s  {stage}")
+    for stage in planned:
+        print(f"{stage.name:18} up to {stage.seconds:3} s  {stage}")
     return code
 
 
@@ -249,13 +304,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build, test, sanitize and time on a GPU; one report.")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-report", metavar="DIR")
     parser.add_argument("--dry-run", action="store_true", help="build what can be built here, list the rest")
+    parser.add_argument(
+        "--only", metavar="LIST", help="stages whose names begin with one of these; after the build"
+    )
     parser.add_argument("--no-build", action="store_true", help="with --dry-run: only list")
     args = parser.parse_args(arguments)
     out = args.out.resolve()
+    try:
+        planned = chosen(stages(out), args.only)
+    except ValueError as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as directory:
         logs = Path(directory)
         if args.dry_run:
-            return dry_run(out, logs, not args.no_build)
+            return dry_run(planned, logs, not args.no_build)
         name = gpu_name()
         if name is None:
             print(
@@ -264,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return CANNOT
         print(name)
         out.mkdir(parents=True, exist_ok=True)
-        outcomes = run_all(stages(out), logs)
+        outcomes = run_all(planned, logs)
         write_report(out, logs, outcomes)
     print(f"written: {out / 'report.md'}")
     return 0 if all(outcome.result == "passed" for outcome in outcomes) else 1

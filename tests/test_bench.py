@@ -7,8 +7,9 @@ import torch
 
 from rad_kernels import Sketch
 from rad_kernels.__main__ import main
-from rad_kernels.bench import cli, console, model, plot, roofline, runner
+from rad_kernels.bench import cli, console, goals, model, plot, roofline, runner
 from rad_kernels.bench.cases import BlockCase, ConvCase, LinearCase, MatrixCase
+from rad_kernels.bench.goals import Goal, Measure
 from rad_kernels.bench.limits import (
     Limits,
     Work,
@@ -216,6 +217,36 @@ def test_roofline(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no row that states its least work"):
         roofline.draw(report(rows=(row(),)), picture)
+
+
+# goals
+
+
+def goal(measure, bound):
+    return Goal("wgrad", "a", "ours", "torch", measure, bound)
+
+
+@pytest.mark.parametrize(
+    "measure, value, better, worse",
+    [(Measure.TIME, 0.25, 0.3, 0.2), (Measure.SPEED, 4, 3, 5), (Measure.BANDWIDTH, 2, 1, 3)],
+)
+def test_goals(measure, value, better, worse):
+    same = dict(suite="wgrad", case="a", dtype="bfloat16")
+    rows = (
+        row(provider="torch", median=1.0, moved=8.0, **same),
+        row(provider="ours", median=0.25, moved=4.0, **same),
+        row(provider="ours", median=9.0, moved=4.0, **{**same, "dtype": "float32"}),
+    )
+    found = goal(measure, better).value(report(rows=rows))
+    assert found == value and goal(measure, better).met(found) and not goal(measure, worse).met(found)
+    assert goal(measure, value).met(found)  # the bound itself is enough
+    assert goal(measure, 1).value(report(rows=rows[:1])) is None
+
+
+def test_a_goal_without_a_row_was_not_measured():
+    lines = goals.table(None)
+    assert len(lines) == len(goals.GOALS) + 1 and {line[-1] for line in lines[1:]} == {"not measured"}
+    assert goals.table(report(rows=(row(),)))[1:] == lines[1:]
 
 
 # command line

@@ -10,6 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from rad_kernels import Sketch
+from rad_kernels.bench.cases import conv_cases, linear_cases, matrix_cases
+from rad_kernels.bench.goals import GOALS
+from rad_kernels.bench.model import fitting_name, model_cases
+from rad_kernels.bench.result import Report, Row
+
+OPERATORS = ("relu", "gelu", "dropout")
+OTHERS = {
+    *("torch", "copy", "compiled", "checkpoint", "1 bit", "4 bit", "seed only"),
+    fitting_name((16, 1024, 1024), torch.bfloat16),
+}
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -63,17 +75,19 @@ def test_dry_run_builds_where_there_is_a_compiler(tmp_path, capsys, monkeypatch,
     assert ("the compiler's words" in capsys.readouterr().out) == bool(code)
 
 
-def test_files_that_stages_name_exist_and_commands_parse(tmp_path):
+def test_files_that_stages_name_exist_and_commands_parse(tmp_path, capsys):
     from rad_kernels.__main__ import main
 
     for planned in report.stages(tmp_path):
         scripts = [word for word in planned.command if word.endswith(".py")]
         assert all((ROOT / script).is_file() for script in scripts)
-    bench = next(planned for planned in report.stages(tmp_path) if planned.name == "bench")
-    arguments = list(bench.command[bench.command.index("rad_kernels") + 1 :])
-    if not torch.cuda.is_available():
+    benches = [planned for planned in report.stages(tmp_path) if planned.name.startswith("bench")]
+    assert len(benches) == len(report.BENCHMARKS)
+    for bench in benches if not torch.cuda.is_available() else []:
+        arguments = list(bench.command[bench.command.index("rad_kernels") + 1 :])
         with pytest.raises(SystemExit, match="2"):  # parsed as far as the missing GPU
             main(arguments)
+        assert "torch sees no CUDA device" in capsys.readouterr().err
     names = [word for word in report.stages(tmp_path)[1].command if word in ("facts", "kernels", "memory")]
     assert names == ["facts"] and checks.main(["nothing"]) == 2
 
@@ -81,7 +95,7 @@ def test_files_that_stages_name_exist_and_commands_parse(tmp_path):
 def test_stages_fit_into_eight_minutes():
     assert report.TOTAL_SECONDS <= 480
     names = [planned.name for planned in report.stages(Path("out"))]
-    assert len(set(names)) == len(names) and names.index("bench") < names.index("suite")
+    assert len(set(names)) == len(names) and names.index("bench models") < names.index("suite")
 
 
 def test_one_failure_does_not_stop_the_rest(tmp_path):
@@ -137,7 +151,7 @@ def test_the_report_holds_everything_in_few_files(tmp_path):
     rows = [{"sketch": "rows:0.1", "held": 1024, "formula": 1024, "peak": 4096}]
     (logs / "memory.log").write_text(f"$ command\n\n{json.dumps(rows, indent=1)}\n1 of 1\n")
     (logs / "facts.log").write_text("$ command\n\ntorch 2.11\n")
-    (logs / "bench.log").write_text("$ command\n\nlinear 1x1->1\n")
+    (logs / "bench_models.log").write_text("$ command\n\nlinear 1x1->1\n")
     outcomes = [report.Outcome("memory", "passed", 1.25, "a | b", "command")]
     report.write_report(out, logs, outcomes)
     text = (out / "report.md").read_text()
@@ -146,8 +160,60 @@ def test_the_report_holds_everything_in_few_files(tmp_path):
     content = json.loads((out / "report.json").read_text())
     assert content["memory"] == rows and content["stages"][0]["command"] == "command"
     with tarfile.open(out / "logs.tar.gz") as archive:
-        assert archive.getnames() == ["bench.log", "facts.log", "memory.log"]
-    assert len(list(out.iterdir())) <= 6  # and the benchmarks' two
+        assert archive.getnames() == ["bench_models.log", "facts.log", "memory.log"]
+    assert len(list(out.iterdir())) <= 5  # and the benchmarks' three
+
+
+def test_benchmarks_are_joined(tmp_path):
+    def part(name, **changes):
+        facts = {"cpu": "c", "threads": 1, "torch": "2"}
+        numbers = dict.fromkeys(("median", "p20", "p80", "minimum", "ratio", "ratio_minimum"), 0.5)
+        row = Row(name, "case", "torch", "bfloat16", rounds=9, flops=1.0, moved=1.0, **numbers)
+        limits = {"bfloat16": {"flops_per_s": 1e9, "bytes_per_s": 1e9}}
+        (tmp_path / f"bench-{name}.json").write_text(Report(facts, {}, limits, (row,)).to_json())
+
+    report.join_benchmarks(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    part("one")
+    part("two")
+    report.join_benchmarks(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.png", "roofline.png"]
+    joined = Report.from_json((tmp_path / "bench.json").read_text())
+    assert [row.suite for row in joined.rows] == ["one", "two"]
+
+
+def test_every_goal_is_among_what_is_timed(tmp_path):
+    """Case and providers of each goal come up in the stage that runs its suite."""
+    cuda = torch.device("cuda")
+    cases = {
+        "wgrad": linear_cases(cuda, False),
+        "linear": linear_cases(cuda, False),
+        "pack": [f"{case.rows}x{case.features}" for case in linear_cases(cuda, False)],
+        "conv_wgrad": conv_cases(cuda, False),
+        "elementwise": [f"{name} {case}" for case in matrix_cases(cuda, False) for name in OPERATORS],
+        "model": model_cases(cuda, False),
+    }
+    for goal in GOALS:
+        assert goal.case in [str(case) for case in cases[goal.suite]], goal
+        sketches = next(
+            text for suites, text in report.BENCHMARKS.values() if goal.suite in suites.split(",")
+        )
+        names = {str(Sketch.parse(text)) for text in sketches.split(",")} | OTHERS
+        for name in (goal.provider, goal.against):
+            assert name in names or name.removesuffix(" compiled") in names, goal
+
+
+@pytest.mark.parametrize("only, names", [("memory", ["build", "memory"]), ("bench m,fa", None)])
+def test_some_stages_only(only, names):
+    chosen = [planned.name for planned in report.chosen(report.stages(Path("out")), only)]
+    assert chosen == (names or ["build", "facts", "bench memory", "bench models"])
+
+
+@pytest.mark.parametrize("only", ["nothing", "memory,", ""])
+def test_unknown_stages(only, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        report.main(["--only", only])
+    assert "--only must name stages of build, facts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "$ c\n\nTraceback\n", "$ c\n\n[\n 1,\n]\n"])

@@ -5,7 +5,8 @@
 
 A generated part stands between <!-- KIND:NAME --> and <!-- end -->, made from docs/results/NAME.json. KIND is
 table, notes or comparisons of a file of the demo, table1 of one by `reproduce table1 --json`, or retained of
-one by examples/retained_bytes.py.
+one by examples/retained_bytes.py. <!-- goals:NAME --> is made from the newest benchmarks/results/*-NAME.json,
+and stands empty without one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from rad_kernels.bench import goals  # noqa: E402
+from rad_kernels.bench.result import Report  # noqa: E402
 from rad_kernels.demo.table import COLUMNS, comparisons, notes, table_cells  # noqa: E402
 from rad_kernels.reproduce import table1  # noqa: E402
 
@@ -62,6 +65,22 @@ def markdown_list(sentences: list[str]) -> str:
     return "".join(f"- {sentence}\n" for sentence in sentences)
 
 
+def goals_table(name: str, benchmarks: Path) -> str:
+    """What the kernels are meant to reach on a GPU, and what the newest report says."""
+    newest = max(benchmarks.glob(f"*-{name}.json"), default=None)
+    report = Report.from_json(newest.read_text(encoding="utf-8")) if newest else None
+    header, *body = goals.table(report)
+    lines = [header, ("---", "---", "---", "--:", "--:"), *body]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    if report is None:
+        return f"{text}\n\nNo GPU has run these kernels yet.\n"
+    where = report.environment
+    return (
+        f"{text}\n\nMeasured on {where['date']}: {where.get('device')}, torch {where['torch']}, CUDA "
+        f"{where.get('cuda')}, rad_kernels {where['rad_kernels']}.\n"
+    )
+
+
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "table": markdown_table,
     "notes": lambda content: markdown_list(notes(content)),
@@ -71,7 +90,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def filled(page: str, results: Path) -> str:
+def filled(page: str, results: Path, benchmarks: Path = ROOT / "benchmarks" / "results") -> str:
     """The page with every generated part made anew.
 
     Raises:
@@ -82,8 +101,11 @@ def filled(page: str, results: Path) -> str:
         raise ValueError("a generated part has no <!-- end -->")
 
     def render(found: re.Match[str]) -> str:
+        if found[2] == "goals":
+            return found[1] + goals_table(found[3], benchmarks) + found[4]
         if found[2] not in RENDERERS:
-            raise ValueError(f"a generated part must be one of {', '.join(RENDERERS)}, got {found[2]!r}")
+            kinds = ", ".join((*RENDERERS, "goals"))
+            raise ValueError(f"a generated part must be one of {kinds}, got {found[2]!r}")
         content = json.loads((results / f"{found[3]}.json").read_text(encoding="utf-8"))
         return found[1] + RENDERERS[found[2]](content) + found[4]
 

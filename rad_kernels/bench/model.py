@@ -95,7 +95,7 @@ def _subjects(case: ModelCase, setting: Setting) -> dict[str, Subject]:
     chosen = setting.sketches if case.name != "convnet" else conv_sketches(setting.sketches)
     converted = {str(sketch): _converted(exact, sketch) for sketch in chosen}
     if case.checkpointed and (fitting := fitting_mlp(case.inputs, setting.dtype)):
-        converted[f"{fitting}, GELU {MLP_BITS}bit"] = _converted(exact, fitting, MLP_BITS)
+        converted[fitting_name(case.inputs, setting.dtype)] = _converted(exact, fitting, MLP_BITS)
     for name, module in converted.items():
         add(name, module)
     if case.checkpointed:
@@ -129,3 +129,7 @@ def fitting_mlp(inputs: Sequence[int], dtype: torch.dtype) -> Sketch | None:
         if packs + codes <= allowed:
             return sketch
     return None
+
+
+def fitting_name(inputs: Sequence[int], dtype: torch.dtype) -> str:
+    return f"{fitting_mlp(inputs, dtype)}, GELU {MLP_BITS}bit"

@@ -59,7 +59,44 @@ def run_kernels() -> int:
             wide = torch.ones(2 * rows, 2 * features + 1, device=device, dtype=dtype)[::2, 1::2]
             ops.pack(wide, Sketch(0.3).spec)
             ops.pack(wide, Sketch(0.3, "different", bits=4).spec)
+    count += run_layers(device)
     torch.cuda.synchronize()
+    return count
+
+
+def layers() -> Iterator[tuple[torch.nn.Module, tuple[int, ...]]]:
+    """Every family of layers with an odd shape of its input, large enough that the pack is worth it."""
+    for sketch in (Sketch(0.3), Sketch(0.3, "same"), Sketch(0.3, "different", bits=4), Sketch(1, bits=2)):
+        yield nn.Conv2d(6, 10, 3, padding=1, groups=2, sketch=sketch), (3, 6, 9, 11)
+        yield nn.ConvTranspose1d(5, 7, 3, stride=2, sketch=sketch), (5, 5, 33)
+        for recurrent in (nn.RNN, nn.LSTM, nn.GRU):
+            yield recurrent(65, 13, sketch=sketch), (7, 11, 65)
+    for bits in BITS:
+        for smooth in (nn.GELU(bits=bits), nn.Softplus(bits=bits), nn.ELU(bits=bits)):
+            yield smooth, (17, 67)
+        yield nn.LayerNorm(67, bits=bits), (17, 67)
+        yield nn.GroupNorm(3, 9, bits=bits), (3, 9, 5, 7)
+        yield nn.BatchNorm2d(9, bits=bits), (3, 9, 5, 7)
+    yield nn.ReLU6(), (17, 67)
+    yield nn.Hardshrink(), (17, 67)
+    yield nn.MaxPool2d(3, 2, 1), (3, 5, 13, 14)
+    yield nn.AvgPool2d(3, 2, 1), (3, 5, 13, 14)
+
+
+def run_layers(device: torch.device) -> int:
+    """A step of each in every dtype, and of the loss; the number of steps."""
+    count = 0
+    for layer, shape in layers():
+        for dtype in DTYPE_NAMES:
+            layer.to(device, dtype)
+            x = torch.rand(shape, device=device).to(dtype).requires_grad_()
+            y = layer(x)
+            (y[0] if isinstance(y, tuple) else y).sum().backward()
+            count += 1
+    for dtype in DTYPE_NAMES:
+        logits = torch.rand(13, 67, device=device).to(dtype).requires_grad_()
+        nn.CrossEntropyLoss()(logits, torch.arange(13, device=device)).backward()
+        count += 1
     return count
 
 

@@ -224,6 +224,10 @@ def test_memory_that_was_not_measured(tmp_path, text):
     assert report.json_part(log) == []
 
 
+def test_layers_for_the_sanitizers_step_on_the_cpu_too():
+    assert checks.run_layers(torch.device("cpu")) == 4 * (sum(1 for _ in checks.layers()) + 1)
+
+
 def test_shapes_for_the_sanitizers_are_odd_and_small():
     for rows, features, outputs in checks.SHAPES:
         assert rows * max(features, outputs) * 8 <= checks.MOST_BYTES

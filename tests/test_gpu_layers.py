@@ -1,4 +1,4 @@
-"""Every layer on a GPU: outputs are torch's, exact masks and codes the CPU's, gradients unbiased; in graphs too."""
+"""Every layer on a GPU: torch's outputs, the CPU's masks and codes, unbiased gradients; in graphs too."""
 
 import copy
 
@@ -63,7 +63,7 @@ def gradients(layer, x, dy):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradients_are_unbiased(name):
-    """|mean - exact|^2 over KEYS draws is their variance / KEYS in expectation, and many entries add up to it.
+    """|mean - exact|^2 over KEYS draws is their variance / KEYS in expectation; many entries add up to it.
 
     float64, so that rounding is far below; what is exact (dx of a convolution) is so within rounding."""
     ours, exact, x, dy = pair(LAYERS[name], torch.float64)

@@ -39,7 +39,8 @@ def test_broken_parts_are_refused(tool, tmp_path):
     with pytest.raises(ValueError, match="no <!-- end -->"):
         tool.filled("<!-- table:demo -->\n| old |\n", tmp_path)
     with pytest.raises(
-        ValueError, match="must be one of table, notes, comparisons, retained, table1, goals, got 'plot'"
+        ValueError,
+        match=r"must be one of table, notes, .*, curves, findings, table1, goals, got 'plot'",
     ):
         tool.filled("<!-- plot:demo -->\n<!-- end -->\n", tmp_path)
     with pytest.raises(FileNotFoundError, match="unknown"):

@@ -6,8 +6,8 @@ import pytest
 
 from rad_kernels import Sketch
 from rad_kernels.__main__ import main
+from rad_kernels.networks import NETWORKS, mask_bytes, weight_bytes
 from rad_kernels.reproduce import table1
-from rad_kernels.reproduce.networks import NETWORKS, mask_bytes, weight_bytes
 from rad_kernels.reproduce.table1 import BATCH, FRACTIONS, PAPER, measure
 
 # MB of the ConvNet with one bit for every element that its ReLUs see, before pooling: the paper's own sum

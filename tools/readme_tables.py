@@ -4,9 +4,9 @@
     python tools/readme_tables.py --check   change nothing, exit with 1 if something is out of date
 
 A generated part stands between <!-- KIND:NAME --> and <!-- end -->, made from docs/results/NAME.json. KIND is
-table, notes or comparisons of a file of the demo, table1 of one by `reproduce table1 --json`, or retained of
-one by examples/retained_bytes.py. <!-- goals:NAME --> is made from the newest benchmarks/results/*-NAME.json,
-and stands empty without one.
+table, notes or comparisons of a file of the demo, table1 of one by `reproduce table1 --json`, curves or
+findings of one by `reproduce fc`, `cnn` or `rnn`, or retained of one by examples/retained_bytes.py.
+<!-- goals:NAME --> is made from the newest benchmarks/results/*-NAME.json, and stands empty without one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from rad_kernels.bench import goals  # noqa: E402
 from rad_kernels.bench.result import Report  # noqa: E402
 from rad_kernels.demo.table import COLUMNS, comparisons, notes, table_cells  # noqa: E402
-from rad_kernels.reproduce import table1  # noqa: E402
+from rad_kernels.reproduce import findings, table1  # noqa: E402
 
 GENERATED = re.compile(r"(<!-- (\w+):([\w-]+) -->\n).*?(<!-- end -->)", flags=re.S)
 
@@ -61,6 +61,17 @@ def retained_lines(content: dict[str, Any]) -> list[tuple[str, ...]]:
     return [("a training step", "retained bytes", "times less"), *rows]
 
 
+def load_of(content: dict[str, Any]) -> str:
+    """How busy the machine was, which stretches the times."""
+    before, after = content["environment"]["load"]
+    settings = content["settings"]
+    return (
+        f"{content['title']} on {content['data']}: {settings['iterations']} updates, "
+        f"batch {settings['batch']}, {settings['seeds']} seeds; "
+        f"load of the machine {before:g} at the start, {after:g} at the end.\n"
+    )
+
+
 def markdown_list(sentences: list[str]) -> str:
     return "".join(f"- {sentence}\n" for sentence in sentences)
 
@@ -86,6 +97,8 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "notes": lambda content: markdown_list(notes(content)),
     "comparisons": lambda content: markdown_list(comparisons(content)),
     "retained": lambda content: measured_table(retained_lines(content), content),
+    "curves": lambda content: measured_table(findings.table(content), content) + load_of(content),
+    "findings": lambda content: markdown_list(findings.sentences(content)),
     "table1": lambda content: measured_table(table1.table(content), content),
 }
 

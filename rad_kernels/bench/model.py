@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..convert import convert
-from ..reproduce.networks import conv_net
+from ..networks import conv_net
 from ..sketch import Sketch, saved_nbytes
 from .cases import BlockCase, block_cases
 from .conv import conv_sketches

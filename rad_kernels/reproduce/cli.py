@@ -1,4 +1,4 @@
-"""The sub-command `reproduce`."""
+"""The sub-command `reproduce`: one figure of the paper each, or all."""
 
 from __future__ import annotations
 
@@ -10,13 +10,80 @@ from typing import Any
 from ..demo.result import environment
 from ..sketch import SAMPLINGS
 from . import table1
+from .tasks import PRESETS, TASKS
 
 SAMPLINGS_OF_ALL = tuple(name for name in SAMPLINGS if name in ("rows", "same", "different"))
+DEFAULT_OUT = Path("build") / "reproduce"
 
 
 def register(commands: Any) -> None:
     parser = commands.add_parser("reproduce", help="measure figures of the paper again")
     targets = parser.add_subparsers(metavar="figure", required=True)
+    _register_table1(targets)
+    for task in TASKS.values():
+        curves = targets.add_parser(
+            task.name,
+            help=f"training curves: {task.title} on {task.data_name}",
+            description="Trains with exact gradients, a smaller batch, the paper's sketches as published and "
+            "this package's at equal measured bytes. Runs that are done are not done again.",
+        )
+        _add_common(curves)
+        curves.set_defaults(run=_run_curves, parser=curves, task=task)
+    everything = targets.add_parser("all", help="every figure, one after the other")
+    _add_common(everything)
+    everything.set_defaults(run=_run_all, parser=everything)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--preset",
+        choices=PRESETS,
+        default="ci",
+        help="ci: seconds, on embedded digits; desk: minutes, on the paper's data; paper: its settings, days "
+        "(%(default)s)",
+    )
+    add("--data", type=Path, metavar="DIR", help="MNIST's idx files and CIFAR-10 in any of its forms")
+    add(
+        "--out",
+        type=Path,
+        default=DEFAULT_OUT,
+        metavar="DIR",
+        help="JSON, PNG and finished runs (%(default)s)",
+    )
+
+
+def _run_curves(args: argparse.Namespace) -> int:
+    return _guarded(args, [args.task])
+
+
+def _run_all(args: argparse.Namespace) -> int:
+    return _guarded(args, list(TASKS.values()))
+
+
+def _guarded(args: argparse.Namespace, tasks: list[Any]) -> int:
+    """Wrong arguments and missing data end the process with one line and exit code 2."""
+    try:
+        from . import console, curves, curves_plot
+        from ._runs import write_json
+
+        shown = console.console()
+        for task in tasks:
+            content = curves.run(task, args.preset, args.data, args.out, console.progress(shown))
+            args.out.mkdir(parents=True, exist_ok=True)
+            path = args.out / f"{task.name}-{args.preset}.json"
+            write_json(path, content)
+            curves_plot.draw(content, path.with_suffix(".png"))
+            console.print_result(shown, content)
+            shown.print(f"written: {path} and {path.with_suffix('.png').name}", soft_wrap=True)
+    except ModuleNotFoundError as error:
+        args.parser.error(f"{error}; the requirements of the figures: pip install 'rad_kernels[bench]'")
+    except (ValueError, OSError) as error:
+        args.parser.error(str(error))
+    return 0
+
+
+def _register_table1(targets: Any) -> None:
     table = targets.add_parser(
         "table1",
         help="memory of the paper's networks at several fractions",
@@ -27,10 +94,10 @@ def register(commands: Any) -> None:
     add("--sampling", choices=SAMPLINGS_OF_ALL, default="different", help="of the sketches (%(default)s)")
     add("--batch", type=int, default=table1.BATCH, metavar="N", help="the paper's is %(default)s")
     add("--json", type=Path, metavar="F", help="write the figures there as well")
-    table.set_defaults(run=run, parser=table)
+    table.set_defaults(run=_run_table1, parser=table)
 
 
-def run(args: argparse.Namespace) -> int:
+def _run_table1(args: argparse.Namespace) -> int:
     if args.batch < 1:
         args.parser.error(f"batch must be at least 1, got {args.batch}")
     if args.json is not None and not args.json.parent.is_dir():

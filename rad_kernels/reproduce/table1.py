@@ -11,8 +11,8 @@ import torch
 from .. import memory
 from ..convert import convert
 from ..functional import SketchWarning
+from ..networks import NETWORKS, Network, weight_bytes
 from ..sketch import Sketch
-from .networks import NETWORKS, Network, weight_bytes
 
 BATCH = 150
 FRACTIONS = (1.0, 0.8, 0.5, 0.3, 0.1, 0.05)

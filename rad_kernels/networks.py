@@ -3,16 +3,16 @@ they have to keep for backward under a sketch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from ..ops.rnn import Layer
-from ..sketch import Sketch, saved_nbytes
+from . import ops
+from .ops.rnn import Layer
+from .sketch import Sketch, saved_nbytes
 
 FLOAT = torch.float32
 WORD = 32
@@ -44,9 +44,9 @@ def mask_bytes(elements: int) -> int:
 LAYERS = (784, 300, 300, 300, 10)
 
 
-def fully_connected() -> nn.Module:
+def fully_connected(sizes: Sequence[int] = LAYERS) -> nn.Module:
     layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(LAYERS):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -18,6 +18,7 @@ except ImportError as _error:
 
 from . import functional, memory, nn
 from .convert import convert, restore
+from .profile import predict, profile
 from .sketch import Sketch
 
 
@@ -38,4 +39,15 @@ def show_config() -> str:
     return "\n".join(lines)
 
 
-__all__ = ["Sketch", "__version__", "convert", "functional", "memory", "nn", "restore", "show_config"]
+__all__ = [
+    "Sketch",
+    "__version__",
+    "convert",
+    "functional",
+    "memory",
+    "nn",
+    "predict",
+    "profile",
+    "restore",
+    "show_config",
+]

@@ -35,7 +35,7 @@ ASM_HOME = "cuda/ptx.cuh"
 
 # Python modules from low to high; imports go down only. Modules not named here may sit anywhere in between,
 # as long as a named one never reaches, through them, a named one that is not below it.
-ORDER = ["_version", "_C", "sketch", "ops", "functional", "nn", "convert", "plan", "variance"]
+ORDER = ["_version", "_C", "sketch", "ops", "functional", "nn", "convert", "profile", "plan", "variance"]
 ALONE = "memory"  # of the package it may import nothing, of others only torch
 FOREIGN = {"tests", "benchmarks", "reference"}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
@@ -35,6 +38,18 @@ class Probe:
         return self.saved.by_module.get(name, 0)
 
 
+@dataclass(frozen=True)
+class Step:
+    """Stands for example inputs where more than a call of the model is looked at: ``run(model, *inputs)``
+    is a forward pass with its loss; without ``run`` it is a call."""
+
+    run: Callable[..., Any] | None
+    inputs: tuple[Any, ...]
+
+    def __call__(self, model: Module) -> Any:
+        return model(*self.inputs) if self.run is None else self.run(model, *self.inputs)
+
+
 def as_call(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of the model's call.
 
@@ -56,8 +71,13 @@ def as_call(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def run(model: Module, example_inputs: object, calls: bool = True) -> Probe:
     """Calls the model once in training mode. Modes, buffers and random generators are as before; parameters
     are not touched. Without calls, the modules' order and inputs are not recorded."""
-    args, kwargs = as_call(example_inputs)
-    probe = Probe([leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)])
+    if isinstance(example_inputs, Step):
+        given: object = example_inputs.inputs
+        forward = partial(example_inputs, model)
+    else:
+        args, kwargs = given = as_call(example_inputs)
+        forward = partial(model, *args, **kwargs)
+    probe = Probe([leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)])
 
     def watch(name: str) -> Callable[..., None]:
         def called(_module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -73,8 +93,9 @@ def run(model: Module, example_inputs: object, calls: bool = True) -> Probe:
         for name, module in (model.named_modules() if calls else ())
     ]
     try:
-        with _without_trace(model), torch.enable_grad():
-            probe.saved = memory.saved_bytes(lambda: model(*args, **kwargs))
+        with without_trace(model), torch.enable_grad():
+            model.train()
+            probe.saved = memory.saved_bytes(forward)
     finally:
         for handle in handles:
             handle.remove()
@@ -82,17 +103,24 @@ def run(model: Module, example_inputs: object, calls: bool = True) -> Probe:
 
 
 @contextmanager
-def _without_trace(model: Module) -> Iterator[None]:
+def without_trace(model: Module) -> Iterator[None]:
+    """Afterwards modes, buffers and random generators (torch's, numpy's, Python's) are as before."""
     modes = {module: module.training for module in model.modules()}
-    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
-    devices = {p.device for p in (*model.parameters(), *buffers) if p.device.type == "cuda"}
+    owned = [(module, dict(module._buffers)) for module in modes]
+    values = {b: b.detach().clone() for _, buffers in owned for b in buffers.values() if b is not None}
+    devices = {t.device for t in (*model.parameters(), *values) if t.device.type == "cuda"}
+    python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices):
-        model.train()
         try:
             yield
         finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
             for module, mode in modes.items():
                 module.training = mode
+            for module, buffers in owned:
+                module._buffers.clear()
+                module._buffers.update(buffers)
             with torch.no_grad():
-                for buffer, value in buffers.items():
+                for buffer, value in values.items():
                     buffer.copy_(value)

@@ -1,16 +1,11 @@
-"""What a training step keeps for backward, and how high its memory rises.
-
-report = saved_bytes(lambda: loss_function(model(x), y))
-print(report)            # one line per saved storage: module, op, shape, dtype, bytes
-report.total             # bytes
-step_peak(step)          # highest number of bytes allocated above the level at entry
-"""
+"""What autograd retains for backward: one entry a storage, whoever saved it."""
 
 from __future__ import annotations
 
 import gc
 import threading
 import weakref
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
-_FUNCTIONAL = "(functional)"
+FUNCTIONAL = "(functional)"  # where no module was running
 _LEAF = "torch::autograd::AccumulateGrad"
 
 
@@ -97,11 +93,20 @@ def saved_bytes(fn: Callable[[], Any]) -> SavedBytes:
     Raises:
         TypeError: fn is not callable.
     """
-    _require_callable("saved_bytes", fn)
-    recorder = _Recorder()
+    require_callable("saved_bytes", fn)
+    recorder = Recorder()
     with recorder:
         result = fn()
-    return SavedBytes(_entries(recorder, result))
+    return SavedBytes(tuple(f.entry for f in recorder.found(result) if f.owner == ""))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A storage that a graph keeps alive. owner: "parameter", "buffer", or "" for what counts as retained."""
+
+    entry: SavedEntry
+    owner: str
+    storage: StorageWeakRef
 
 
 class _Saved:
@@ -113,19 +118,22 @@ class _Saved:
         self.tensor, self.scope, self.number = tensor, scope, number
 
 
-class _Recorder:
+class Recorder:
     """Records, while active, what this thread saves and which modules are running then.
 
-    A scope is the tuple of running modules, from the outermost (a root) to the innermost.
+    A scope is the tuple of running modules, from the outermost (a root) to the innermost. With a model, its
+    modules go by their names in it, whoever calls them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self.model = model
         self.saved: list[weakref.ref[_Saved]] = []
-        # Finished module calls, inner before outer: (numbers of the nodes made meanwhile, scope).
-        self.calls: list[tuple[range, tuple[nn.Module, ...]]] = []
         self.roots: list[nn.Module] = []
-        self.first_number = _next_node_number()
-        self._running: list[tuple[nn.Module, int]] = []
+        self.calls: Counter[nn.Module] = Counter()
+        self._running: list[nn.Module] = []
+        # Nodes from starts[i] up to starts[i + 1] are made in scopes[i].
+        self._starts: list[int] = [_next_node_number()]
+        self._scopes: list[tuple[nn.Module, ...]] = [()]
         self._thread = threading.get_ident()
 
     def __enter__(self) -> None:
@@ -141,32 +149,48 @@ class _Recorder:
         for handle in self._handles:
             handle.remove()
 
+    def found(self, result: Any) -> tuple[Found, ...]:
+        """One for each storage that a graph keeps alive, in the order of first saving. ``result``: what the
+        recorded code returned, in any nesting."""
+        return _found(self, result)
+
+    def names(self) -> Callable[[tuple[nn.Module, ...]], str]:
+        """Maps a scope to the name of its innermost module, as in ``SavedEntry.module``."""
+        return _module_namer(self.roots, self.model)
+
     def scope_of_node(self, number: int) -> tuple[nn.Module, ...]:
-        return next((scope for numbers, scope in self.calls if number in numbers), ())
+        index = bisect_right(self._starts, number) - 1
+        return self._scopes[index] if index >= 0 else ()
+
+    def is_recorded(self, number: int) -> bool:
+        """Whether a node is younger than this recorder."""
+        return number >= self._starts[0]
 
     def _pack(self, tensor: Tensor) -> _Saved:
         # A node takes its number when it is made, just before it saves: the latest number is its own.
         # Detached, because an output that a node saves refers back to the node: the cycle would outlive it.
-        saved = _Saved(tensor.detach(), self._scope(), _next_node_number() - 1)
+        saved = _Saved(tensor.detach(), self._scopes[-1], _next_node_number() - 1)
         self.saved.append(weakref.ref(saved))
         return saved
 
-    def _scope(self) -> tuple[nn.Module, ...]:
-        return tuple(module for module, _ in self._running)
+    def _scope_changed(self) -> None:
+        self._starts.append(_next_node_number())
+        self._scopes.append(tuple(self._running))
 
     def _enter_module(self, module: nn.Module, _args: Any) -> None:
         if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
             return
         if not self._running and all(root is not module for root in self.roots):
             self.roots.append(module)
-        self._running.append((module, _next_node_number()))
+        self.calls[module] += 1
+        self._running.append(module)
+        self._scope_changed()
 
     def _leave_module(self, module: nn.Module, _args: Any, _output: Any) -> None:
         if torch.compiler.is_compiling() or threading.get_ident() != self._thread:
             return
-        scope = self._scope()
-        _, first = self._running.pop()
-        self.calls.append((range(first, _next_node_number()), scope))
+        self._running.pop()
+        self._scope_changed()
 
 
 def _next_node_number() -> int:
@@ -174,20 +198,18 @@ def _next_node_number() -> int:
     return torch._C._autograd._get_sequence_nr()
 
 
-def _entries(recorder: _Recorder, result: Any) -> tuple[SavedEntry, ...]:
-    """One entry for each live storage that is no Parameter or buffer, in the order of first saving."""
-    nodes = [node for node in _reachable_nodes(result) if node._sequence_nr() >= recorder.first_number]
+def _found(recorder: Recorder, result: Any) -> tuple[Found, ...]:
+    nodes = [node for node in _reachable_nodes(result) if recorder.is_recorded(node._sequence_nr())]
     op_names = {node._sequence_nr(): node.name() for node in nodes if node.name() != _LEAF}
-    module_name = _module_namer(recorder.roots)
-    excluded = _parameter_and_buffer_storages()
+    module_name = recorder.names()
+    owners = _parameter_and_buffer_storages()
     found: dict[int, tuple[Tensor, list[tuple[str, str]]]] = {}
 
     def record(tensor: Tensor, scope: tuple[nn.Module, ...], op: str) -> None:
         module = module_name(scope)
         for part in _strided_parts(tensor):
             key = part.untyped_storage()._cdata
-            if key not in excluded:
-                found.setdefault(key, (part, []))[1].append((module, op))
+            found.setdefault(key, (part, []))[1].append((module, op))
 
     for reference in recorder.saved:
         if (saved := reference()) is not None:
@@ -196,20 +218,25 @@ def _entries(recorder: _Recorder, result: Any) -> tuple[SavedEntry, ...]:
         for tensor in _tensors_on_ctx(node):
             record(tensor, recorder.scope_of_node(node._sequence_nr()), node.name())
     return tuple(
-        SavedEntry(
-            module=places[0][0],
-            op=places[0][1],
-            shape=tuple(tensor.shape),
-            dtype=tensor.dtype,
-            bytes=tensor.untyped_storage().nbytes(),
-            shared_with=tuple(": ".join(filter(None, place)) for place in places[1:]),
-        )
-        for tensor, places in found.values()
+        Found(_entry(tensor, places), owners.get(key, ""), StorageWeakRef(tensor.untyped_storage()))
+        for key, (tensor, places) in found.items()
     )
 
 
-def _module_namer(roots: list[nn.Module]) -> Callable[[tuple[nn.Module, ...]], str]:
+def _entry(tensor: Tensor, places: list[tuple[str, str]]) -> SavedEntry:
+    return SavedEntry(
+        module=places[0][0],
+        op=places[0][1],
+        shape=tuple(tensor.shape),
+        dtype=tensor.dtype,
+        bytes=tensor.untyped_storage().nbytes(),
+        shared_with=tuple(": ".join(filter(None, place)) for place in places[1:]),
+    )
+
+
+def _module_namer(roots: list[nn.Module], model: nn.Module | None) -> Callable[[tuple[nn.Module, ...]], str]:
     """Maps a scope to the name under which its innermost module is reported."""
+    known = {} if model is None else {module: name for name, module in model.named_modules()}
     root_names: dict[int, str] = {}
     seen: Counter[str] = Counter()
     for root in roots:
@@ -221,8 +248,10 @@ def _module_namer(roots: list[nn.Module]) -> Callable[[tuple[nn.Module, ...]], s
 
     def name_of(scope: tuple[nn.Module, ...]) -> str:
         if not scope:
-            return _FUNCTIONAL
+            return FUNCTIONAL
         root, module = id(scope[0]), scope[-1]
+        if module in known:
+            return known[module] or type(module).__name__
         if module is scope[0]:
             return root_names[root]
         name = qualified[root].get(id(module), type(module).__name__)
@@ -268,8 +297,8 @@ def _strided_parts(tensor: Any) -> Iterator[Tensor]:
         yield tensor
 
 
-def _parameter_and_buffer_storages() -> set[int]:
-    """Storages of all Parameters and module buffers of the process.
+def _parameter_and_buffer_storages() -> dict[int, str]:
+    """Storages of all Parameters and module buffers of the process, and which of the two they are.
 
     The garbage collector knows them all, also those of modules that are never called: autograd saves plain
     tensors that share a storage with a Parameter, and nothing on them tells whose they are.
@@ -277,76 +306,20 @@ def _parameter_and_buffer_storages() -> set[int]:
     objects = gc.get_objects()
     # By type, never isinstance on every object: fast, and proxies may run code when asked for __class__.
     kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, (Tensor, nn.Module))}
-    owned: list[Tensor] = []
+    owned: list[tuple[Tensor, str]] = []
     for candidate in (candidate for candidate in objects if type(candidate) in kinds):
         if isinstance(candidate, nn.Module):
-            owned.extend(candidate.buffers(recurse=False))
+            owned.extend((buffer, "buffer") for buffer in candidate.buffers(recurse=False))
         elif isinstance(candidate, nn.Parameter):
-            owned.append(candidate)
-    parts = (part for tensor in owned if not nn.parameter.is_lazy(tensor) for part in _strided_parts(tensor))
-    return {part.untyped_storage()._cdata for part in parts}
+            owned.append((candidate, "parameter"))
+    return {
+        part.untyped_storage()._cdata: owner
+        for tensor, owner in owned
+        if not nn.parameter.is_lazy(tensor)
+        for part in _strided_parts(tensor)
+    }
 
 
-def step_peak(fn: Callable[[], Any], device: torch.device | str = "cpu") -> int:
-    """Run fn() and return the highest number of bytes allocated above the level at entry.
-
-    On the CPU every call of torch's allocator is counted, temporaries inside operators and custom C++
-    operators included; memory that does not come from torch's allocator (BLAS workspaces, numpy) is not
-    seen. Memory that was allocated before fn and that fn frees does not lower the level there, because the
-    allocator does not report its size, so call fn with gradients already set to None. On CUDA the figures are
-    those of the caching allocator: rounded to its block size, frees of older memory lower the level.
-
-    Args:
-        fn: called once, without arguments; what it returns stays alive until the end.
-        device: "cpu", or a CUDA device whose memory is measured.
-    Raises:
-        TypeError: fn is not callable.
-        ValueError: device is neither CPU nor CUDA.
-    """
-    _require_callable("step_peak", fn)
-    device = torch.device(device)
-    if device.type == "cpu":
-        return _cpu_peak(fn)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        at_entry = torch.cuda.memory_allocated(device)
-        result = fn()
-        torch.cuda.synchronize(device)
-        peak = torch.cuda.max_memory_allocated(device) - at_entry
-        del result
-        return peak
-    raise ValueError(f"step_peak: device must be a CPU or CUDA device, got {str(device)!r}")
-
-
-def _cpu_peak(fn: Callable[[], Any]) -> int:
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
-        result = fn()
-    level = peak = 0
-    sizes: dict[int, int] = {}
-    for event in sorted(_allocator_events(profiler), key=lambda event: event.start_time_ns):
-        address, size = event.extra_fields.ptr, event.extra_fields.alloc_size
-        if size > 0:
-            sizes[address] = size
-            level += size
-            peak = max(peak, level)
-        else:  # a block of unknown address was allocated before fn
-            level -= sizes.pop(address, 0)
-    del result
-    return peak
-
-
-def _allocator_events(profiler: torch.profiler.profile) -> Iterator[Any]:
-    kineto: Any = profiler.profiler
-    stack = list(kineto.kineto_results.experimental_event_tree())
-    while stack:
-        event = stack.pop()
-        stack.extend(event.children)
-        if event.tag.name == "Allocation" and event.extra_fields.device.type == "cpu":
-            yield event
-
-
-def _require_callable(caller: str, fn: object) -> None:
+def require_callable(caller: str, fn: object) -> None:
     if not callable(fn):
         raise TypeError(f"{caller}: fn must be callable without arguments, got {type(fn).__name__}")

@@ -8,6 +8,7 @@
 #include "contract/linear.h"
 #include "contract/loss.h"
 #include "contract/norm.h"
+#include "contract/pde.h"
 #include "contract/pool.h"
 #include "contract/rnn.h"
 
@@ -21,7 +22,8 @@ namespace rad {
   RAD_LOSS_CONTRACTIONS(F)        \
   RAD_POOL_CONTRACTIONS(F)        \
   RAD_RNN_CONTRACTIONS(F)         \
-  RAD_NORM_CONTRACTIONS(F)
+  RAD_NORM_CONTRACTIONS(F)        \
+  RAD_PDE_CONTRACTIONS(F)
 
 #define RAD_DECLARE(result, name, arguments) result name(const arguments& args);
 

@@ -13,6 +13,7 @@ void register_loss(Library& m);
 void register_rnn(Library& m);
 void register_pool(Library& m);
 void register_norm(Library& m);
+void register_pde(Library& m);
 void register_diagnostics(Library& m);
 
 }  // namespace rad::ops

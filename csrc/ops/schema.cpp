@@ -82,6 +82,13 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
   m.def(
       "norm_backward(Tensor dy, Tensor saved, Tensor rstd, Tensor? weight, SymInt set, SymInt params, SymInt inner, bool by_channel, bool centred, int bits, bool input_grad, bool param_grads) -> (Tensor, Tensor, Tensor)");
 
+  // u [batch, height, width], source [batch, modes, height, width], target [modes, height, width], clock
+  // [period, modes] -> the last state, each cell's misfit, saved. An empty spec keeps nothing.
+  m.def(
+      "reaction_diffusion(Tensor u, Tensor source, Tensor target, Tensor clock, SymInt steps, float rate, float dt, int[] spec, int salt, Tensor? key=None) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "reaction_diffusion_backward(Tensor dlast, Tensor dmisfit, Tensor u, Tensor source, Tensor target, Tensor clock, Tensor saved, SymInt steps, float rate, float dt, int[] spec) -> (Tensor, Tensor)");
+
   // Diagnostics and benchmarks.
   m.def("pack(Tensor x, int[] spec, int salt, Tensor? key=None) -> Tensor");
   m.def("unpack(Tensor saved, int[] spec, SymInt rows, SymInt features, ScalarType dtype) -> Tensor");
@@ -95,6 +102,7 @@ STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CPU, m) {
   rad::ops::register_rnn(m);
   rad::ops::register_pool(m);
   rad::ops::register_norm(m);
+  rad::ops::register_pde(m);
   rad::ops::register_diagnostics(m);
 }
 
@@ -107,6 +115,7 @@ STABLE_TORCH_LIBRARY_IMPL(rad_kernels, CUDA, m) {
   rad::ops::register_rnn(m);
   rad::ops::register_pool(m);
   rad::ops::register_norm(m);
+  rad::ops::register_pde(m);
   rad::ops::register_diagnostics(m);
 }
 #endif

@@ -5,10 +5,12 @@ from ._checks import SketchWarning, check_bits, check_sketch
 from ._conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from ._conv_checks import check_conv_sketch
 from ._gated import check_gate, gated
+from ._inject import inject
 from ._linear import linear, shared_linear
 from ._linear_loss import linear_cross_entropy
 from ._loss import cross_entropy
 from ._norm import batch_norm, group_norm, layer_norm, rms_norm
+from ._pde import reaction_diffusion
 from ._piecewise import hardshrink, hardsigmoid, hardtanh, leaky_relu, relu6, softshrink, threshold
 from ._pool import (
     adaptive_avg_pool1d,
@@ -55,6 +57,7 @@ __all__ = [
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "inject",
     "layer_norm",
     "leaky_relu",
     "linear",
@@ -64,6 +67,7 @@ __all__ = [
     "max_pool2d",
     "max_pool3d",
     "mish",
+    "reaction_diffusion",
     "recurrent",
     "relu",
     "relu6",

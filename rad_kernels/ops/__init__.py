@@ -32,6 +32,7 @@ from .norm import (
     rms_norm,
     statistics_dtype,
 )
+from .pde import reaction_diffusion, reaction_diffusion_backward, states_nbytes
 from .pool import max_pool, max_pool_backward, pool_code_words
 from .rnn import draw_keys, rnn, rnn_backward, rnn_packs_nbytes, rnn_saved_nbytes
 from .salt import rank_salt
@@ -75,6 +76,8 @@ __all__ = [
     "pool_code_words",
     "probability_nbytes",
     "rank_salt",
+    "reaction_diffusion",
+    "reaction_diffusion_backward",
     "relu",
     "relu_",
     "rms_norm",
@@ -83,6 +86,7 @@ __all__ = [
     "rnn_packs_nbytes",
     "rnn_saved_nbytes",
     "sloped",
+    "states_nbytes",
     "statistics_dtype",
     "unpack",
 ]

@@ -53,9 +53,10 @@ def unpack(saved: Tensor, rows: int, features: int, dtype: torch.dtype, spec: Sp
     return _ops.unpack(saved, spec, rows, features, dtype)
 
 
-def draw_key(device: torch.device) -> None:
-    """Advance torch's generator exactly as one packing op does."""
-    torch.empty(1, dtype=torch.int64, device=device).random_()
+def draw_key(device: torch.device) -> Tensor:
+    """A key, drawn from torch's generator exactly as one packing op does."""
+    # The functional form of random_, which the compiler can trace.
+    return torch.ops.aten.random(torch.empty(1, dtype=torch.int64, device=device))
 
 
 def _saved_like(x: Tensor, spec: Sequence[int]) -> Tensor:

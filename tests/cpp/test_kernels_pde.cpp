@@ -62,7 +62,7 @@ void check_pde(const PdeCase& c, bool keeps = true) {
   // The last state's row holds the entries that the definition of the sample names.
   const ReferenceSampler sampler{spec, kKey, kSalt, inner};
   const int64_t k = sampler.k(), row = c.batch * c.steps - 1;
-  for (int64_t i = 0; i < k; ++i) {
+  for (int64_t i = 0; row >= 0 && i < k; ++i) {
     const int64_t at = k == inner ? i : sampler.index(row, i), wide = c.width - 2;
     const int64_t cell = (at / wide + 1) * c.width + at % wide + 1;
     EXPECT(get_item(c.dtype, saved.data(), static_cast<size_t>(row * k + i)) ==

@@ -1,8 +1,8 @@
 """Randomized automatic differentiation on the computational graph of any function (Oktay et al. 2021).
 
 ``trace`` runs a function of scalars and numpy arrays once and returns its linearised graph: vertices are
-variables, edges carry local Jacobians. The derivative is Bauer's formula, the sum over all paths from an input
-to the output of the products of Jacobians along them, and two estimates of it are unbiased: paths drawn
+variables, edges carry local Jacobians. The derivative is Bauer's formula, the sum over all paths from an
+input to the output of the products of Jacobians along them, and two estimates of it are unbiased: paths drawn
 uniformly with replacement, and random matrices P with E[P] = I put at chosen vertices. docs/general.md tells
 the mathematics and what each costs.
 
@@ -39,8 +39,8 @@ One path, times the number of paths, is an unbiased estimate: its mean over all 
 True
 >>> estimate = g.path_estimate(g.sample_paths(2, np.random.default_rng(0)))
 
-Or a random matrix is put at vertices that no path joins, here exp (a) and multiply (c): one of the two is kept,
-times two, and the other one cut off.
+Or a random matrix is put at vertices that no path joins, here exp (a) and multiply (c): one of the two is
+kept, times two, and the other one cut off.
 
 >>> cut = graph.Injection(g, [["exp", "multiply"]])
 >>> each = [cut.estimate(outcome) for outcome in cut.outcomes()]

@@ -65,7 +65,9 @@ def draw(graph: LinearGraph, file: str | FilePath, marked: Sequence[Path] = ()) 
         scalar = f"{float(edge.jacobian.reshape(-1)[0]):.3g}" if edge.jacobian.size == 1 else ""
         text = scalar or (f"diag {shape}" if edge.is_diagonal else shape)
         middle = (0.6 * start[0] + 0.4 * end[0], 0.6 * start[1] + 0.4 * end[1])
-        axes.text(*middle, text, color=colour, fontsize=7, ha="center", bbox={"fc": "white", "ec": "none", "pad": 1})
+        axes.text(
+            *middle, text, color=colour, fontsize=7, ha="center", bbox={"fc": "white", "ec": "none", "pad": 1}
+        )
     for vertex in graph.vertices:
         box = {"boxstyle": "round", "fc": "#DCEBF7" if vertex.index in graph.inputs else "white"}
         axes.text(*place[vertex.index], vertex.name, ha="center", va="center", fontsize=9, bbox=box)

@@ -58,7 +58,8 @@ class Injection:
     @cached_property
     def _vertices(self) -> list[list[Vertex]]:
         return [
-            sorted((self.graph.vertex(name) for name in group), key=lambda v: v.index) for group in self.groups
+            sorted((self.graph.vertex(name) for name in group), key=lambda v: v.index)
+            for group in self.groups
         ]
 
     @property
@@ -86,7 +87,10 @@ class Injection:
         kept = {number: scale != 0 for number, scale in self._scales(outcome).items()}
 
         def needed(edge: Edge) -> int:
-            ends = [kept.get(end, np.ones(self.graph.vertices[end].size, bool)) for end in (edge.target, edge.source)]
+            ends = [
+                kept.get(end, np.ones(self.graph.vertices[end].size, bool))
+                for end in (edge.target, edge.source)
+            ]
             if edge.is_diagonal:
                 return int((ends[0] & ends[1]).sum())
             return int(ends[0].sum() * ends[1].sum())
@@ -98,7 +102,9 @@ class Injection:
         scales = {}
         for group, drawn, size in zip(self._vertices, outcome, self.sizes, strict=True):
             diagonal = np.bincount(drawn, minlength=size) * (size / self.draws)
-            for vertex, part in zip(group, np.split(diagonal, np.cumsum([v.size for v in group])[:-1]), strict=True):
+            for vertex, part in zip(
+                group, np.split(diagonal, np.cumsum([v.size for v in group])[:-1]), strict=True
+            ):
                 scales[vertex.index] = part
         return scales
 

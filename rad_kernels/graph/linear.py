@@ -125,7 +125,9 @@ class LinearGraph:
         for vertex in self.vertices:
             if vertex.name == name:
                 return vertex
-        raise ValueError(f"no vertex is called {name!r}; there are {', '.join(v.name for v in self.vertices)}")
+        raise ValueError(
+            f"no vertex is called {name!r}; there are {', '.join(v.name for v in self.vertices)}"
+        )
 
     def derivatives(self) -> list[Floats]:
         """Reverse accumulation: the exact derivative by each input."""
@@ -174,8 +176,8 @@ class LinearGraph:
         return [self._sampled_path(rng) for _ in range(count)]
 
     def path_estimate(self, paths: Sequence[Path]) -> list[Floats]:
-        """The unbiased estimate from a uniform sample of paths: the sum of their products, times the number of
-        all paths over that of the sample.
+        """The unbiased estimate from a uniform sample of paths: the mean of their products, times the number
+        of all paths.
 
         Raises:
             ValueError: paths is empty.

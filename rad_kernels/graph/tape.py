@@ -68,7 +68,7 @@ def _value(operand: object) -> Floats:
 
 
 def _elementwise(derivative: object, operand: Floats, value: Floats) -> Floats:
-    """The Jacobian of an operation on elements: condensed to its diagonal, unless the operand was broadcast."""
+    """The Jacobian of an elementwise operation: its diagonal alone, unless the operand was broadcast."""
     diagonal = np.broadcast_to(np.asarray(derivative, np.float64), value.shape).reshape(-1)
     if operand.shape == value.shape:
         return diagonal.copy()
@@ -117,7 +117,7 @@ class Variable(np.lib.mixins.NDArrayOperatorsMixin):
         values = [_value(operand) for operand in operands]
         if ufunc in UNARY:
             y = np.asarray(ufunc(*values))
-            derivatives = (UNARY[ufunc](values[0], y),)
+            derivatives: tuple[Any, ...] = (UNARY[ufunc](values[0], y),)
         elif ufunc in BINARY:
             y = np.asarray(ufunc(*values))
             both = zip(operands, BINARY[ufunc], strict=True)
@@ -224,9 +224,7 @@ def _pruned(tape: Tape, inputs: list[int], output: int) -> LinearGraph:
     number = {v.index: i for i, v in enumerate(kept)}
     return LinearGraph(
         tuple(Vertex(number[v.index], v.name, v.value) for v in kept),
-        tuple(
-            Edge(number[e.source], number[e.target], e.jacobian) for e in tape.edges if e.target in needed
-        ),
+        tuple(Edge(number[e.source], number[e.target], e.jacobian) for e in tape.edges if e.target in needed),
         tuple(number[i] for i in inputs),
         number[output],
     )

@@ -19,7 +19,7 @@ STYLES = {"exact": "-", "paper": "--", "ours": "-"}
 
 def draw(content: dict[str, Any], path: Path) -> None:
     """Writes a PNG. Lines are means over the seeds, bands their range."""
-    figure = Figure(figsize=(17, 5.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(17, 6), dpi=110, layout="constrained")
     by_steps, by_time, by_bytes = figure.subplots(1, 3)
     for number, row in enumerate(content["rows"]):
         colour = COLOURS[number % len(COLOURS)]
@@ -35,7 +35,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
     by_bytes.set(xlabel="bytes retained for backward", ylabel="test images right, %", xscale="log")
     for ax in (by_steps, by_time, by_bytes):
         ax.grid(which="both", alpha=0.25)
-    by_steps.legend(fontsize="small")
+    figure.legend(*by_steps.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize="small")
     settings = content["settings"]
     figure.suptitle(
         f"{content['title']} on {content['data']}, batch {settings['batch']}, "

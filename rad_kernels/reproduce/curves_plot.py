@@ -35,7 +35,8 @@ def draw(content: dict[str, Any], path: Path) -> None:
     by_bytes.set(xlabel="bytes retained for backward", ylabel="test images right, %", xscale="log")
     for ax in (by_steps, by_time, by_bytes):
         ax.grid(which="both", alpha=0.25)
-    figure.legend(*by_steps.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize="small")
+    lines = by_steps.get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=6, fontsize="small")
     settings = content["settings"]
     figure.suptitle(
         f"{content['title']} on {content['data']}, batch {settings['batch']}, "

@@ -70,6 +70,8 @@ SAMPLE, CODED = Sketch(0.1), Sketch(0.1, bits=4)
 SETTINGS = {
     "keep 0.1": Setting(SAMPLE),
     "keep 0.1 in 4 bits": Setting(CODED),
+    "keep 0.1, norms in 3 bits": Setting(SAMPLE, norm_bits=3),
+    "keep 0.1 in 4 bits, norms in 3": Setting(CODED, norm_bits=3),
     "keep 0.1, norms in 2 bits": Setting(SAMPLE, norm_bits=2),
     "keep 0.1 in 4 bits, norms in 2": Setting(CODED, norm_bits=2),
     "keep 0.1, attention again": Setting(SAMPLE, recompute="attention"),
@@ -79,10 +81,10 @@ SETTINGS = {
 }
 # Of each network, the settings that it is shown with.
 SHOWN = {
-    RESNET: list(SETTINGS)[:4],
+    RESNET: list(SETTINGS)[:6],
     VIT: [*list(SETTINGS)[:2], "keep 0.1, attention again"],
-    GPT: [*list(SETTINGS)[:2], *list(SETTINGS)[4:7]],
-    LLAMA: [*list(SETTINGS)[:2], *list(SETTINGS)[4:7]],
+    GPT: [*list(SETTINGS)[:2], *list(SETTINGS)[6:9]],
+    LLAMA: [*list(SETTINGS)[:2], *list(SETTINGS)[6:9]],
     LARGE_GPT: ["keep 0.1", "keep 0.1, head and loss too", "keep 0.1, head and loss in chunks"],
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

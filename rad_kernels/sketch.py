@@ -12,6 +12,7 @@ import torch
 SAMPLINGS = ("rows", "same", "different", "tile_rows", "project")
 DRAWS = ("stratified", "with_replacement", "without_replacement", "norm", "hadamard")
 BITS = (8, 4, 2, 1)
+NORM_BITS = (8, 4, 3, 2, 1)  # of normalised values, which no product of matrices reads
 
 # Which draws each sampling of a Linear can use. Tests, docs and error messages read this table.
 VALID_DRAWS: dict[str, tuple[str, ...]] = {

@@ -7,7 +7,7 @@ from cases import DTYPES, EVERY_BITS
 from checks import same_bits
 from conv_cases import COMBINATIONS, KEY, ConvCase, check, estimate
 
-from rad_kernels import Sketch
+from rad_kernels import Sketch, memory, nn, ops
 from rad_kernels.memory import step_peak
 from rad_kernels.sketch import saved_nbytes
 
@@ -173,3 +173,48 @@ def test_backward_needs_a_mebibyte_beside_its_result(combination):
 
     rows = case.matrix(False)[0]
     assert step_peak(backward) <= weight.nbytes + 2**20 + 24 * sketch.kept(rows)
+
+
+@every_combination
+def test_positions_that_no_window_reads_are_not_kept(combination):
+    """A window of one tap in strides packs and sums what it would pack and sum of the positions it reads."""
+    sketch, by_channel = Sketch(0.3, *combination), combination[0] != "rows"
+    key, whole = torch.tensor(KEY), (slice(None), slice(None))
+    for size, window, steps in [((13,), (1,), (3,)), ((9, 8), (1, 1), (2, 2)), ((7, 12), (3, 1), (2, 3))]:
+        generator = torch.Generator().manual_seed(12)
+        x = torch.randn(4, 6, *size, dtype=torch.float64, generator=generator)
+        weight = torch.randn(8, 3, *window, dtype=torch.float64, generator=generator)
+        read = x[whole + tuple(slice(None, None, s if w == 1 else 1) for s, w in zip(steps, window))]
+        zeros, ones = [0] * len(size), [1] * len(size)
+        inner = [1 if w == 1 else s for s, w in zip(steps, window)]
+        rest = zeros, ones, False, zeros, 2, key
+        for images in (x, x.transpose(0, 1).contiguous().transpose(0, 1)):
+            y, saved = ops.conv(images, weight, None, sketch.spec, by_channel, steps, *rest)
+            same_y, same_saved = ops.conv(
+                read.contiguous(), weight, None, sketch.spec, by_channel, inner, *rest
+            )
+            assert torch.allclose(y, same_y) and torch.equal(saved, same_saved)
+        shape = ops.shape_read(x.shape, weight.shape, steps, zeros, False)
+        assert shape == read.shape
+        assert saved.numel() == saved_nbytes(*ops.packed_shape(shape, by_channel), x.dtype, sketch)
+        dy = torch.randn(y.shape, dtype=torch.float64, generator=generator)
+        how = zeros, ones, False, 2
+        got, want = (
+            ops.conv_wgrad(dy, saved, s, weight.shape, sketch.spec, by_channel, step, *how)
+            for s, step in ((x.shape, steps), (read.shape, inner))
+        )
+        assert torch.equal(got, want)
+
+
+def test_what_a_shortcut_keeps():
+    """A quarter of the pack of a convolution that reads all of x, through every layer above the op."""
+    x = torch.randn(4, 16, 16, 16, requires_grad=True)
+    layer = nn.Conv2d(16, 32, 1, stride=2, bias=False, sketch=Sketch(0.1))
+    exact = torch.nn.Conv2d(16, 32, 1, stride=2, bias=False)
+    exact.load_state_dict(layer.state_dict())
+    kept = memory.saved_bytes(lambda: layer(x).sum()).total
+    assert kept == saved_nbytes(4 * 8 * 8, 16, x.dtype, Sketch(0.1))
+    y = layer(x)
+    assert torch.equal(y, exact(x))
+    dy = torch.randn_like(y)
+    assert torch.equal(*(torch.autograd.grad(f(x), x, dy)[0] for f in (layer, exact)))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from norms import LAYERS, randn
 
-from rad_kernels import Sketch, functional, ops, reference
+from rad_kernels import functional, ops, reference
 from rad_kernels.ops import NormShape
 
 KEY = 2**61 + 4321
@@ -27,9 +27,9 @@ def flat_of(sets, shape: NormShape):
     return sets.reshape(shape.params, -1, shape.inner).swapaxes(0, 1).reshape(-1)
 
 
-def steps_of(saved, lines, width, spec, dtype):
+def steps_of(saved, lines, width, spec):
     """[lines, width]: the step of every value, read from the buffer."""
-    layout = reference.saved_layout(spec, np.dtype(dtype).itemsize, lines, width)
+    layout = reference.saved_layout(spec, 2, lines, width)
     groups = -(-width // 64)
     raw = (
         saved.numpy()[layout.step : layout.step + 2 * groups * lines].view(np.uint16).astype(np.uint32) << 16
@@ -65,7 +65,7 @@ GEOMETRY = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("bits", [8, 4, 2, 1])
+@pytest.mark.parametrize("bits", [8, 4, 3, 2, 1])
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_bytes_and_gradient_are_the_definition(name, bits, dtype):
     """The buffer byte by byte against numpy; dx, dweight and dbias against float64 sums of its values."""
@@ -81,14 +81,14 @@ def test_bytes_and_gradient_are_the_definition(name, bits, dtype):
     else:
         lines, expected_rstd = reference.normalised(x.numpy().reshape(-1, shape.set), EPS, centred)
         assert np.array_equal(rstd.numpy(), expected_rstd)
-    spec, salt = Sketch(1, bits=bits).spec, ops.rank_salt()
-    assert np.array_equal(saved.numpy(), reference.pack(lines, spec, KEY, salt, name_of))
-    assert saved.numel() == ops.norm_saved_nbytes(x.numel(), shape, dtype, bits)
+    spec, salt = (1, 1, 0, 0, bits), ops.rank_salt()
+    assert np.array_equal(saved.numpy(), reference.pack(lines, spec, KEY, salt, name_of, bf16_lo=True))
+    assert saved.numel() == ops.norm_saved_nbytes(x.numel(), shape, bits)
 
     q = as_sets(
-        reference.decoded_values(lines, spec, KEY, salt, name_of).astype(np.float64).reshape(-1), shape
+        reference.decoded_values(lines, spec, KEY, salt, name_of, True).astype(np.float64).reshape(-1), shape
     )
-    step = as_sets(steps_of(saved, *lines.shape, spec, name_of).reshape(-1), shape)
+    step = as_sets(steps_of(saved, *lines.shape, spec).reshape(-1), shape)
     w = randn(shape.params, dtype=dtype, seed=9)
     param = np.arange(x.numel()) // shape.inner % shape.params
     g = as_sets(dy.numpy().astype(np.float64).reshape(-1), shape)
@@ -107,7 +107,7 @@ def test_bytes_and_gradient_are_the_definition(name, bits, dtype):
     assert bits > 2 or dtype == torch.float32 or abs(wrong - exact).max() > 100 * bound
 
 
-@pytest.mark.parametrize("bits", [4, 2, 1])
+@pytest.mark.parametrize("bits", [4, 3, 2, 1])
 def test_expectation_over_every_noise(bits):
     """x_hat_i and its square, over all 2^16 noises of one group: E q = x_hat, E q^2 = x_hat^2 + step^2 / 12.
     dx, which has no other products, then has the exact mean; without the correction it has not."""
@@ -116,6 +116,7 @@ def test_expectation_over_every_noise(bits):
     a = randn(1, d, dtype=torch.float64, seed=12).numpy() + 0.7 * x
     x_hat, rstd = reference.normalised(x, EPS, True)
     lo, hi = reference.group_range(x_hat)
+    lo = reference.bf16_below(lo)
     step = reference.step_for(lo, hi, bits)
     noise = np.arange(1 << 16, dtype=np.uint32)
     first, second = np.empty(d), np.empty(d)

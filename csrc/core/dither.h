@@ -37,6 +37,16 @@ RAD_HD float step_up_to_bf16(float f) {
   return bits_float((u + 0xFFFFu) & 0xFFFF0000u);
 }
 
+// The greatest bf16 number that is at most v, which is finite and, rounded, no infinity.
+template <class Real>
+RAD_HD Real down_to_bf16(Real v) {
+  const uint32_t u = float_bits(static_cast<float>(v)), negative = u >> 31;
+  uint32_t floor = (u + (negative ? 0xFFFFu : 0u)) & 0xFFFF0000u;
+  // A double that was rounded up to a bf16 number.
+  if (static_cast<Real>(bits_float(floor)) > v) floor += negative ? 0x10000u : 0xFFFF0000u;
+  return static_cast<Real>(bits_float(floor));
+}
+
 // The 16 random bits of stored value `column` of stored line `line`: eight to a Philox call.
 RAD_HD Words dither_call(uint64_t key, uint64_t salt, int64_t line, int64_t column,
                          Role role = Role::kDither) {
@@ -48,7 +58,7 @@ RAD_HD uint32_t dither_noise(const Words& call, int64_t column) {
   return (column & 4 ? high : low) >> (16 * (column & 1)) & 0xFFFFu;
 }
 
-// Real is float, or double for fp64 activations. `lo` is the group's least value, exactly.
+// Real is float, or double for fp64 activations. `lo` is the group's least value, or below it.
 template <class Real>
 struct Dither {
   Real lo, step;

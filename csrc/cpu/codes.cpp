@@ -64,22 +64,29 @@ RAD_VECTOR_CLONES void decode_codes(const Dither<double>& d, const uint8_t* code
   Group<double>::decode(d, codes, noise, out);
 }
 
-// `bits` and the group length divide a byte's and a word's, so codes pack byte by byte.
+// The fewest codes that fill whole bytes are packed at a time.
+template <int kBits>
+struct Unit {
+  static constexpr int kBytes = kBits == 3 ? 3 : 1, kCodes = 8 * kBytes / kBits;
+};
+
 template <int kBits>
 void pack_codes(const uint8_t* codes, uint8_t* bytes) {
-  constexpr int kPer = 8 / kBits;
-  for (int i = 0; i < kGroup / kPer; ++i) {
-    uint32_t byte = 0;
-    for (int j = 0; j < kPer; ++j) byte |= static_cast<uint32_t>(codes[i * kPer + j]) << (kBits * j);
-    bytes[i] = static_cast<uint8_t>(byte);
+  constexpr int kCodes = Unit<kBits>::kCodes, kBytes = Unit<kBits>::kBytes;
+  for (int i = 0; i < kGroup / kCodes; ++i) {
+    uint32_t word = 0;
+    for (int j = 0; j < kCodes; ++j) word |= static_cast<uint32_t>(codes[i * kCodes + j]) << (kBits * j);
+    for (int j = 0; j < kBytes; ++j) bytes[i * kBytes + j] = static_cast<uint8_t>(word >> (8 * j));
   }
 }
 
 template <int kBits>
 void unpack_codes(const uint8_t* bytes, uint8_t* codes) {
-  constexpr int kPer = 8 / kBits, kMask = (1 << kBits) - 1;
-  for (int i = 0; i < kGroup / kPer; ++i) {
-    for (int j = 0; j < kPer; ++j) codes[i * kPer + j] = bytes[i] >> (kBits * j) & kMask;
+  constexpr int kCodes = Unit<kBits>::kCodes, kBytes = Unit<kBits>::kBytes, kMask = (1 << kBits) - 1;
+  for (int i = 0; i < kGroup / kCodes; ++i) {
+    uint32_t word = 0;
+    for (int j = 0; j < kBytes; ++j) word |= static_cast<uint32_t>(bytes[i * kBytes + j]) << (8 * j);
+    for (int j = 0; j < kCodes; ++j) codes[i * kCodes + j] = word >> (kBits * j) & kMask;
   }
 }
 
@@ -90,6 +97,8 @@ void with_bits(int64_t bits, const F& f) {
       return f(std::integral_constant<int, 8>{});
     case 4:
       return f(std::integral_constant<int, 4>{});
+    case 3:
+      return f(std::integral_constant<int, 3>{});
     case 2:
       return f(std::integral_constant<int, 2>{});
     default:
@@ -123,7 +132,7 @@ void decode_group(const Dither<Real>& dither, const uint8_t* bytes, const uint16
   decode_codes(dither, codes, noise, values);
 }
 
-template <class T>
+template <class T, class Lo>
 void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count,
                   const T* values) {
   using Real = Accumulate<T>;
@@ -139,21 +148,22 @@ void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t be
     std::fill(group + used, group + kGroup, group[0]);
     Real lo, hi;
     range_of(group, &lo, &hi);
+    if constexpr (std::is_same_v<Lo, BFloat16>) lo = down_to_bf16(lo);
     const float step = Dither<Real>::step_for(lo, hi, static_cast<int>(bits));
     encode_codes(Dither<Real>(lo, step, static_cast<int>(bits)), group, noise + (at - begin), codes);
     std::fill(codes + used, codes + kGroup, uint8_t{0});
     with_bits(bits, [&](auto b) { pack_codes<decltype(b)::value>(codes, bytes); });
     std::memcpy(saved.line(tile, line) + at * bits / 8, bytes, code_bytes(m, tile, at));
     const int64_t place = m.group_place(tile, at / kGroup, line);
-    reinterpret_cast<T*>(saved.data + m.lo)[place] = narrow<T>(Dither<Real>::stored_lo(lo, step));
+    const auto kept = static_cast<Accumulate<Lo>>(Dither<Real>::stored_lo(lo, step));
+    reinterpret_cast<Lo*>(saved.data + m.lo)[place] = narrow<Lo>(kept);
     reinterpret_cast<uint16_t*>(saved.data + m.step)[place] = bf16_bits(step);
   }
 }
 
-template <class T>
+template <class T, class Real>
 void decode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count,
-                  Accumulate<T>* out) {
-  using Real = Accumulate<T>;
+                  Real* out) {
   const SavedLayout& m = saved.layout;
   const int64_t bits = m.bits, end = begin + count;
   if (!bits) {
@@ -188,5 +198,11 @@ RAD_INSTANTIATE(float)
 RAD_INSTANTIATE(double)
 RAD_INSTANTIATE(BFloat16)
 RAD_INSTANTIATE(Half)
+#undef RAD_INSTANTIATE
+template void encode_block<float, BFloat16>(const SavedView&, int64_t, int64_t, int64_t, int64_t,
+                                            const float*);
+template void encode_block<double, BFloat16>(const SavedView&, int64_t, int64_t, int64_t, int64_t,
+                                             const double*);
+template void decode_block<BFloat16, double>(const SavedView&, int64_t, int64_t, int64_t, int64_t, double*);
 
 }  // namespace rad::cpu

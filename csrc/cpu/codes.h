@@ -52,14 +52,14 @@ template <class Real>
 void decode_group(const Dither<Real>& dither, const uint8_t* bytes, const uint16_t* noise, int bits,
                   Real* values);
 
-// values [count <= kBlock] -> codes, lo and step of positions begin... of that line.
-template <class T>
+// values [count <= kBlock] -> codes, lo (kept as Lo) and step of positions begin... of that line.
+template <class T, class Lo = T>
 void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count,
                   const T* values);
 
 // Those positions as numbers: decoded, or copied when values are plain.
-template <class T>
+template <class T, class Real = Accumulate<T>>
 void decode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count,
-                  Accumulate<T>* out);
+                  Real* out);
 
 }  // namespace rad::cpu

@@ -66,7 +66,7 @@ struct Backward {
   explicit Backward(const NormBackwardArgs& a)
       : args(a),
         shape(a.shape),
-        saved(norm_spec(a.bits), norm_code_dtype(a.dtype), norm_lines(a.shape), norm_width(a.shape), a.saved),
+        saved(norm_spec(a.bits), kNormLo, norm_lines(a.shape), norm_width(a.shape), a.saved),
         rstd(static_cast<const Real*>(a.rstd)),
         weight(static_cast<const Real*>(a.weight)) {}
 
@@ -111,7 +111,7 @@ struct Backward {
     for_each_block(set, [&](int64_t at, int64_t count) {
       scaled(at, count);
       Real* q = values(at);
-      decode_block<Real>(saved, 0, line, at, count, q);
+      decode_block<BFloat16>(saved, 0, line, at, count, q);
       std::fill(q + count, q + kBlock, Real(0));
       if (part) add_params(first + at, count, dy, q, part);
       for (int64_t i = 0; weight && i < kBlock; ++i) dy[i] *= factor[i];
@@ -126,7 +126,7 @@ struct Backward {
       scaled(at, count);
       for (int64_t i = 0; weight && i < kBlock; ++i) dy[i] *= factor[i];
       Real* q = values(at);
-      if (!cached) decode_block<Real>(saved, 0, line, at, count, q);
+      if (!cached) decode_block<BFloat16>(saved, 0, line, at, count, q);
       noise_of(line, at, count, noise);
       input_grad(dy, q, noise, mean, mean_q, scale, out);
       store(first + at, count, out);
@@ -139,7 +139,7 @@ struct Backward {
     for (int64_t at = begin * kBlock; at < std::min(shape.n, end * kBlock); at += kBlock) {
       const int64_t count = std::min(kBlock, shape.n - at);
       load(at, count, dy);
-      decode_block<Real>(saved, 0, 0, at, count, q);
+      decode_block<BFloat16>(saved, 0, 0, at, count, q);
       add_params(at, count, dy, q, part);
     }
   }
@@ -152,7 +152,7 @@ struct Backward {
     for (int64_t at = begin * kBlock; at < std::min(shape.n, end * kBlock); at += kBlock) {
       const int64_t count = std::min(kBlock, shape.n - at);
       load(at, count, dy);
-      decode_block<Real>(saved, 0, 0, at, count, q);
+      decode_block<BFloat16>(saved, 0, 0, at, count, q);
       noise_of(0, at, count, noise);
       spread_params(shape, sums, at, count, mean_q);
       spread_params(shape, sums + shape.params, at, count, mean);

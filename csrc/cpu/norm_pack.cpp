@@ -80,7 +80,7 @@ void encode_piece(const SavedView& saved, int64_t line, int64_t at, int64_t coun
   Accumulate<T> values[kBlock] = {}, out[kBlock];
   for (int64_t i = 0; i < count; ++i) values[i] = widen(x[i]);
   normalise(values, mean, rstd, out);
-  encode_block(saved, 0, line, at, count, out);
+  encode_block<Accumulate<T>, BFloat16>(saved, 0, line, at, count, out);
 }
 
 template <class T>
@@ -121,14 +121,14 @@ void pack_channels(const NormPackArgs& args, const SavedView& saved) {
 }  // namespace
 
 int norm_pack(const NormPackArgs& args) {
-  const SavedLayout layout = norm_layout(args.shape, args.dtype, args.bits);
+  const SavedLayout layout = norm_layout(args.shape, args.bits);
   char* data = static_cast<char*>(args.saved);
   auto* trailer = reinterpret_cast<Trailer*>(data + layout.trailer);
   *trailer = Trailer{trailer->key, args.salt, kFormatVersion, {}};
   for (int plane = 0; plane < Gaps::kCount; ++plane)
     std::memset(data + layout.gaps.begin[plane], 0, layout.gaps.end[plane] - layout.gaps.begin[plane]);
-  const SavedView saved(norm_spec(args.bits), norm_code_dtype(args.dtype), norm_lines(args.shape),
-                        norm_width(args.shape), args.saved);
+  const SavedView saved(norm_spec(args.bits), kNormLo, norm_lines(args.shape), norm_width(args.shape),
+                        args.saved);
   return visit_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     args.shape.by_channel ? pack_channels<T>(args, saved) : pack_sets<T>(args, saved);

@@ -5,8 +5,8 @@
 
 namespace rad::cuda {
 
-inline SavedView norm_view(const NormShape& shape, DType dtype, int32_t bits, const void* saved) {
-  return SavedView(norm_spec(bits), norm_code_dtype(dtype), norm_lines(shape), norm_width(shape), saved);
+inline SavedView norm_view(const NormShape& shape, int32_t bits, const void* saved) {
+  return SavedView(norm_spec(bits), kNormLo, norm_lines(shape), norm_width(shape), saved);
 }
 
 // The sum of every thread's value: lanes added in halves, as the CPU adds them. All threads of the block

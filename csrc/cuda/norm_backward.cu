@@ -24,14 +24,14 @@ struct NormBackwardParams {
   // The normalised value of element i.
   RAD_DEVICE Real value(const Seed& seed, int64_t i) const {
     const int64_t line = shape.by_channel ? 0 : i / shape.set;
-    return stored_value<Real>(saved, seed, 0, line, i - line * shape.set);
+    return stored_value<bf16, Real>(saved, seed, 0, line, i - line * shape.set);
   }
 };
 
 // step^2 / (12 d): the variance that the square of a dithered value has too much, over the set's length.
 template <class Real>
 RAD_DEVICE Real excess(const SavedView& saved, int64_t line, int64_t first, int64_t set) {
-  const Real step = group_dither<Real>(saved, 0, line, first).step;
+  const Real step = group_dither<bf16, Real>(saved, 0, line, first).step;
   return step * step / (12 * static_cast<Real>(set));
 }
 
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads, kResident) norm_sets_grad_kernel(Nor
     Real sum = 0, sum_q = 0;
     for (int64_t first = threadIdx.x * kOctet; first < set; first += kThreads * kOctet) {
       Real q[kOctet];
-      decode_octet<Real>(p.saved, seed, 0, line, first, q);
+      decode_octet<bf16>(p.saved, seed, 0, line, first, q);
 #pragma unroll
       for (int e = 0; e < kOctet; ++e) {
         if (first + e >= set) continue;
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads, kResident) norm_sets_grad_kernel(Nor
     const Real mean_q = block_sum(lanes, sum_q) / static_cast<Real>(set), rstd = p.rstd[line];
     for (int64_t first = threadIdx.x * kOctet; first < set; first += kThreads * kOctet) {
       Real q[kOctet];
-      decode_octet<Real>(p.saved, seed, 0, line, first, q);
+      decode_octet<bf16>(p.saved, seed, 0, line, first, q);
       const Real noise = excess<Real>(p.saved, line, first, set);
 #pragma unroll
       for (int e = 0; e < kOctet; ++e) {
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads, kResident) norm_channels_grad_kernel
   for (int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kOctet; first < n;
        first += step) {
     Real q[kOctet];
-    decode_octet<Real>(p.saved, seed, 0, 0, first, q);
+    decode_octet<bf16>(p.saved, seed, 0, 0, first, q);
     const Real noise = excess<Real>(p.saved, 0, first, p.shape.set);
 #pragma unroll
     for (int e = 0; e < kOctet; ++e) {
@@ -194,7 +194,7 @@ int norm_backward(const NormBackwardArgs& args) {
     const NormBackwardParams<T> params{args.shape,
                                        args.centred,
                                        static_cast<const T*>(args.dy),
-                                       norm_view(args.shape, args.dtype, args.bits, args.saved),
+                                       norm_view(args.shape, args.bits, args.saved),
                                        static_cast<const Real*>(args.rstd),
                                        static_cast<const Real*>(args.weight),
                                        static_cast<T*>(args.dx),

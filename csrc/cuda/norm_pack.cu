@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
 #pragma unroll
       for (int e = 0; e < kOctet; ++e)
         value[e] = first + e < set ? product(widen(x[first + e]) - mean, rstd) : Real(0);
-      encode_octet<Real>(p.saved, seed, 0, line, first, value);
+      encode_octet<bf16>(p.saved, seed, 0, line, first, value);
     }
   }
 }
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
       const int64_t i = first + e < n ? first + e : n - 1, c = norm_param(p.shape, i);
       value[e] = product(widen(p.x[i]) - p.mean[c], p.rstd[c]);
     }
-    encode_octet<Real>(p.saved, seed, 0, 0, first, value);
+    encode_octet<bf16>(p.saved, seed, 0, 0, first, value);
   }
 }
 
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
 
 int norm_pack(const NormPackArgs& args) {
   if (args.shape.n == 0) return 0;
-  const SavedView saved = norm_view(args.shape, args.dtype, args.bits, args.saved);
+  const SavedView saved = norm_view(args.shape, args.bits, args.saved);
   const TrailerWriter trailer{saved.trailer(), static_cast<int64_t>(args.salt), saved.data,
                               saved.layout.gaps};
   const KeySource source{saved.trailer(), static_cast<int64_t>(args.salt)};

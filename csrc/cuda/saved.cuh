@@ -43,6 +43,12 @@ RAD_DEVICE void store_codes(const SavedView& saved, int64_t tile, int64_t line, 
     case 4:
       *reinterpret_cast<uint32_t*>(to) = static_cast<uint32_t>(codes);
       break;
+    case 3:
+#pragma unroll
+      for (int byte = 0; byte < 3; ++byte)
+        if (at + byte < pitch)
+          reinterpret_cast<uint8_t*>(to)[byte] = static_cast<uint8_t>(codes >> (8 * byte));
+      break;
     case 2:
       *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(codes);
       break;
@@ -61,6 +67,13 @@ RAD_DEVICE uint64_t load_codes(const SavedView& saved, int64_t tile, int64_t lin
     }
     case 4:
       return *reinterpret_cast<const uint32_t*>(from);
+    case 3: {
+      uint64_t codes = 0;
+#pragma unroll
+      for (int byte = 0; byte < 3; ++byte)
+        if (at + byte < pitch) codes |= static_cast<uint64_t>(static_cast<uint8_t>(from[byte])) << (8 * byte);
+      return codes;
+    }
     case 2:
       return *reinterpret_cast<const uint16_t*>(from);
     default:
@@ -70,13 +83,14 @@ RAD_DEVICE uint64_t load_codes(const SavedView& saved, int64_t tile, int64_t lin
 
 // ---- numbers ----------------------------------------------------------------------------------------------
 
-template <class T>
-RAD_DEVICE Dither<Accumulate<T>> group_dither(const SavedView& saved, int64_t tile, int64_t line,
-                                              int64_t column) {
+// T is the type of values, and of each group's least one; Real that of numbers.
+template <class T, class Real = Accumulate<T>>
+RAD_DEVICE Dither<Real> group_dither(const SavedView& saved, int64_t tile, int64_t line, int64_t column) {
   const SavedLayout& m = saved.layout;
   const int64_t place = m.group_place(tile, column / kGroup, line);
   const uint32_t step = saved.plane<const uint16_t>(m.step)[place];
-  return {widen(saved.plane<const T>(m.lo)[place]), bits_float(step << 16), static_cast<int>(m.bits)};
+  return {static_cast<Real>(widen(saved.plane<const T>(m.lo)[place])), bits_float(step << 16),
+          static_cast<int>(m.bits)};
 }
 
 // Range of a team's values; false where one of them is not finite.
@@ -103,10 +117,9 @@ RAD_DEVICE bool team_range(unsigned team, const Real (&value)[kOctet], Real& lo,
 
 // The team's group -> codes, lo and step. Every thread of the team calls; values past the line's end are
 // anything.
-template <class T>
+template <class T, class Real = Accumulate<T>>
 RAD_DEVICE void encode_octet(const SavedView& saved, const Seed& seed, int64_t tile, int64_t line,
-                             int64_t first, Accumulate<T> (&value)[kOctet]) {
-  using Real = Accumulate<T>;
+                             int64_t first, Real (&value)[kOctet]) {
   const SavedLayout& m = saved.layout;
   const int bits = static_cast<int>(m.bits);
   const int lane = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x) % 32;
@@ -117,6 +130,7 @@ RAD_DEVICE void encode_octet(const SavedView& saved, const Seed& seed, int64_t t
   for (int e = 0; e < kOctet; ++e) value[e] = e < left ? value[e] : filler;
   Real lo, hi;
   const bool finite = team_range(team, value, lo, hi);
+  if constexpr (std::is_same_v<T, bf16>) lo = down_to_bf16(lo);
   const float step = finite ? Dither<Real>::step_for(lo, hi, bits) : bits_float(0x7FC00000u);
   const Dither<Real> dither(lo, step, bits);
   const Words noise = dither_call(seed.key, seed.salt, tile * m.lines + line, first);
@@ -129,17 +143,17 @@ RAD_DEVICE void encode_octet(const SavedView& saved, const Seed& seed, int64_t t
   store_codes(saved, tile, line, first, codes);
   if (first % kGroup == 0) {
     const int64_t place = m.group_place(tile, first / kGroup, line);
-    saved.plane<T>(m.lo)[place] = narrow<T>(Dither<Real>::stored_lo(lo, step));
+    saved.plane<T>(m.lo)[place] = narrow<T>(static_cast<Accumulate<T>>(Dither<Real>::stored_lo(lo, step)));
     saved.plane<uint16_t>(m.step)[place] = static_cast<uint16_t>(float_bits(step) >> 16);
   }
 }
 
 // Values [first, first + 8) of a line as numbers; `first`, a multiple of 8, is below its width.
-template <class T>
+template <class T, class Real = Accumulate<T>>
 RAD_DEVICE void decode_octet(const SavedView& saved, const Seed& seed, int64_t tile, int64_t line,
-                             int64_t first, Accumulate<T> (&value)[kOctet]) {
+                             int64_t first, Real (&value)[kOctet]) {
   const SavedLayout& m = saved.layout;
-  const auto dither = group_dither<T>(saved, tile, line, first);
+  const auto dither = group_dither<T, Real>(saved, tile, line, first);
   const Words noise = dither_call(seed.key, seed.salt, tile * m.lines + line, first);
   const uint64_t codes = load_codes(saved, tile, line, first);
   const int bits = static_cast<int>(m.bits);
@@ -151,24 +165,25 @@ RAD_DEVICE void decode_octet(const SavedView& saved, const Seed& seed, int64_t t
 }
 
 // Coded value `column`, whose noise is in `noise`.
-template <class T>
-RAD_DEVICE Accumulate<T> decode_value(const SavedView& saved, const Words& noise, int64_t tile, int64_t line,
-                                      int64_t column) {
+template <class T, class Real = Accumulate<T>>
+RAD_DEVICE Real decode_value(const SavedView& saved, const Words& noise, int64_t tile, int64_t line,
+                             int64_t column) {
   const int bits = static_cast<int>(saved.layout.bits), within = static_cast<int>(column * bits % 8);
-  const int64_t at = saved.layout.line_offset(tile, line) + column * bits / 8;
-  const int byte = saved.plane<const uint8_t>(at)[0];
-  const int code = byte >> within & ((1 << bits) - 1);
-  return group_dither<T>(saved, tile, line, column).decode(code, dither_noise(noise, column));
+  const auto* bytes = saved.plane<const uint8_t>(saved.layout.line_offset(tile, line) + column * bits / 8);
+  int content = bytes[0];
+  if (within + bits > 8) content |= bytes[1] << 8;  // three bits across two bytes
+  const int code = content >> within & ((1 << bits) - 1);
+  return group_dither<T, Real>(saved, tile, line, column).decode(code, dither_noise(noise, column));
 }
 
 // Any one stored value.
-template <class T>
-RAD_DEVICE Accumulate<T> stored_value(const SavedView& saved, const Seed& seed, int64_t tile, int64_t line,
-                                      int64_t column) {
+template <class T, class Real = Accumulate<T>>
+RAD_DEVICE Real stored_value(const SavedView& saved, const Seed& seed, int64_t tile, int64_t line,
+                             int64_t column) {
   const SavedLayout& m = saved.layout;
   if (!m.bits) return widen(saved.plane<const T>(m.line_offset(tile, line))[column]);
   const Words noise = dither_call(seed.key, seed.salt, tile * m.lines + line, column);
-  return decode_value<T>(saved, noise, tile, line, column);
+  return decode_value<T, Real>(saved, noise, tile, line, column);
 }
 
 }  // namespace rad::cuda

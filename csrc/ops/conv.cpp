@@ -20,12 +20,32 @@ Tensor packed_view(const Tensor& x, bool by_channel) {
   return by_channel ? flat : torch::stable::transpose(flat, 1, 2);
 }
 
+// Whether a window of one tap steps over positions, which it then never reads.
+bool steps_over(int64_t taps, int64_t stride, int64_t padding, bool transposed) {
+  return !transposed && taps == 1 && padding == 0 && stride > 1;
+}
+
+// x at the positions that the convolution reads, over the same memory.
+Tensor positions_read(const Tensor& x, const Tensor& weight, const Numbers& stride, const Numbers& padding,
+                      bool transposed) {
+  Numbers sizes, strides;
+  for (int64_t dim = 0; dim < x.dim(); ++dim) {
+    const size_t d = static_cast<size_t>(dim - 2);
+    const bool over = dim >= 2 && steps_over(weight.size(dim), stride[d], padding[d], transposed);
+    sizes.push_back(over ? (x.size(dim) - 1) / stride[d] + 1 : x.size(dim));
+    strides.push_back(over ? x.stride(dim) * stride[d] : x.stride(dim));
+  }
+  if (sizes == Numbers(x.sizes().begin(), x.sizes().end())) return x;
+  return view_of(x, const_cast<void*>(x.const_data_ptr()), sizes, strides, x.scalar_type());
+}
+
 std::tuple<Tensor, Tensor> conv(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                                 Numbers stride, Numbers padding, Numbers dilation, bool transposed,
                                 Numbers output_padding, int64_t groups, Numbers spec, bool by_channel,
                                 int64_t salt, const std::optional<Tensor>& key) {
   Tensor y = aten_convolution(x, weight, bias, stride, padding, dilation, transposed, output_padding, groups);
-  return {y, pack(packed_view(x, by_channel), decode_spec(spec), salt, key)};
+  const Tensor read = positions_read(x, weight, stride, padding, transposed);
+  return {y, pack(packed_view(read, by_channel), decode_spec(spec), salt, key)};
 }
 
 struct Geometry {
@@ -34,10 +54,12 @@ struct Geometry {
 };
 
 ConvAxis axis_of(const Geometry& g, const Tensor& dy, const Numbers& weight_shape, size_t d) {
-  const int64_t stride = g.stride[d], padding = g.padding[d], dilation = g.dilation[d];
+  const int64_t padding = g.padding[d], dilation = g.dilation[d];
+  const bool only_read = steps_over(weight_shape[2 + d], g.stride[d], padding, g.transposed);
+  const int64_t stride = only_read ? 1 : g.stride[d];
   ConvAxis axis{};
-  axis.input = g.x_shape[2 + d];
   axis.output = dy.size(static_cast<int64_t>(2 + d));
+  axis.input = only_read ? axis.output : g.x_shape[2 + d];
   axis.taps = weight_shape[2 + d];
   axis.scale = g.transposed ? stride : 1;
   axis.offset = g.transposed ? -padding : padding;

@@ -18,7 +18,7 @@ ScalarType statistics_type(const Tensor& x) {
 }
 
 void check_bits(int64_t bits) {
-  RAD_CHECK(bits == 8 || bits == 4 || bits == 2 || bits == 1, "bits must be 8, 4, 2 or 1, got ", bits);
+  RAD_CHECK(bits == 8 || (1 <= bits && bits <= 4), "bits must be 8, 4, 3, 2 or 1, got ", bits);
 }
 
 // Codes of the normalised x, whose memory is in the order of `shape`, and rstd: made here, or given with the
@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor> pack_normalised(const Tensor& x, const NormShape& sha
   check_bits(bits);
   RAD_CHECK(0 <= salt && salt < int64_t{1} << 32, "salt must be in [0, 2^32), got ", salt);
   const DType dtype = dtype_of(x);
-  const SavedLayout layout = norm_layout(shape, dtype, static_cast<int32_t>(bits));
+  const SavedLayout layout = norm_layout(shape, static_cast<int32_t>(bits));
   const Tensor saved = scratch(x, layout.bytes);
   char* data = static_cast<char*>(saved.mutable_data_ptr());
   place_key(x, &reinterpret_cast<Trailer*>(data + layout.trailer)->key, key);
@@ -136,7 +136,7 @@ std::tuple<Tensor, Tensor, Tensor> norm_backward(const Tensor& dy, const Tensor&
   check_bits(bits);
   const NormShape shape{dy.numel(), set, params, inner, by_channel};
   const DType dtype = dtype_of(dy);
-  const SavedLayout layout = norm_layout(shape, dtype, static_cast<int32_t>(bits));
+  const SavedLayout layout = norm_layout(shape, static_cast<int32_t>(bits));
   const ScalarType type = statistics_type(dy);
   RAD_CHECK(saved.numel() == layout.bytes && saved.is_contiguous(), "saved must be ", layout.bytes,
             " contiguous bytes, got ", saved.numel());

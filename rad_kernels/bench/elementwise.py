@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import functional, nn
-from ..ops.norm import statistics_dtype
 from . import limits
 from .cases import MatrixCase, matrix_cases
 from .trial import BASELINE, COMPILED, Setting, Trial, compiled, forget_compiled, training
@@ -26,7 +25,7 @@ def operators(case: MatrixCase, dtype: torch.dtype) -> dict[str, dict[str, tuple
     again, so half its bytes count.
     """
     again, shape = dtype.itemsize / 2, (case.features,)
-    normalised = BYTES_OF_4_BITS + (statistics_dtype(dtype).itemsize + 2) / 64  # a group's origin and step
+    normalised = BYTES_OF_4_BITS + 4 / 64  # a group's origin and step
     return {
         "relu": {BASELINE: (F.relu, again), "1 bit": (functional.relu, 1 / 8)},
         "dropout": {BASELINE: (torch.nn.Dropout(0.1), 1), "seed only": (nn.Dropout(0.1), 0)},

@@ -8,7 +8,7 @@ import torch
 from torch.nn import Module
 
 from ..functional import check_sketch
-from ..sketch import BITS
+from ..sketch import BITS, NORM_BITS
 from . import functions, swap
 from . import recompute as recomputing
 from .choose import Choice, Pattern, Sketches, Wishes, as_patterns, choose
@@ -46,8 +46,8 @@ def convert(
         model: any module; what is already a layer of this package stays as it is.
         sketch: for all layers with weights, or by name, pattern (``"blocks.*.fc1"``) or class of layers; None
             leaves a layer alone. Exact names decide first, then patterns, then classes.
-        norm_bits, act_bits: of normalisations and of smooth activations: 8, 4, 2, 1, or None, which leaves
-            them alone.
+        norm_bits, act_bits: of normalisations and of smooth activations: 8, 4, 2, 1, of normalisations also
+            3, or None, which leaves them alone.
         include, exclude: names, patterns or classes that conversion is limited to, or stays away from.
         share: "auto" gives one pack to Linears of one parent that the probe has seen reading one tensor;
             False never does. Compiled code does not share.
@@ -120,9 +120,9 @@ def _checked(
                 check_sketch(value)
     else:
         check_sketch(sketch)
-    for name, bits in (("norm_bits", norm_bits), ("act_bits", act_bits)):
-        if bits is not None and (isinstance(bits, bool) or bits not in BITS):
-            raise ValueError(f"{name} must be None, {', '.join(map(str, BITS))}; got {bits!r}")
+    for name, bits, allowed in (("norm_bits", norm_bits, NORM_BITS), ("act_bits", act_bits, BITS)):
+        if bits is not None and (isinstance(bits, bool) or bits not in allowed):
+            raise ValueError(f"{name} must be None, {', '.join(map(str, allowed))}; got {bits!r}")
     if share != "auto" and share is not False:
         raise ValueError(f'share must be "auto" or False, got {share!r}')
     if recompute not in (None, "attention"):

@@ -32,13 +32,13 @@ def check_sketch(sketch: object) -> None:
         raise TypeError(f"sketch must be a rad_kernels.Sketch, got {sketch!r}")
 
 
-def check_bits(bits: object) -> None:
+def check_bits(bits: object, allowed: tuple[int, ...] = BITS) -> None:
     if bits is None:
         return
     if isinstance(bits, bool) or not isinstance(bits, int):
         raise TypeError(f"bits must be None or an integer, got {bits!r}")
-    if bits not in BITS:
-        raise ValueError(f"bits must be None, {', '.join(map(str, BITS))}; got {bits!r}")
+    if bits not in allowed:
+        raise ValueError(f"bits must be None, {', '.join(map(str, allowed))}; got {bits!r}")
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:

@@ -100,7 +100,8 @@ class _Conv(Function):
 
 
 def _by_channel(shape: Sequence[int], sketch: Sketch, dtype: torch.dtype) -> bool:
-    """Whether x is packed as [images * channels, positions]. With everything kept, where that is smaller."""
+    """Whether x, of this shape where it is read, is packed as [images * channels, positions]. With everything
+    kept, where that is smaller."""
     if sketch.spec[0] < sketch.spec[1]:
         return sketch.sampling != "rows"
     by_row, by_channel = (
@@ -122,8 +123,9 @@ def _convolution(
     images = x if batched else x.unsqueeze(0)
     if x.numel() == 0:
         return plain()
-    by_channel = _by_channel(images.shape, sketch, dtype)
-    if not packs((weight,), sketch, dtype, *ops.packed_shape(images.shape, by_channel), caller=5):
+    read = geometry.shape_read(images.shape, weight.shape)
+    by_channel = _by_channel(read, sketch, dtype)
+    if not packs((weight,), sketch, dtype, *ops.packed_shape(read, by_channel), caller=5):
         return plain()
     if only_draws():
         ops.draw_key(x.device)
@@ -221,6 +223,7 @@ def conv2d(
 ) -> Tensor:
     """``F.conv2d`` that keeps a sketch of x for the weight gradient.
 
+    Pixels that a 1x1 window steps over are never kept.
     Sampling ``rows`` keeps whole pixels, one draw over all images; ``same`` one set of positions for all
     images and channels; ``different`` positions of its own for each image and channel. The output, dx and db
     are torch's; dW is an unbiased estimate (docs/maths.md, convolutions). Torch's own path is taken bit for

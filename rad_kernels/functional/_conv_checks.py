@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import ops
 from ..sketch import VALID_CONV_DRAWS, Sketch
 from ._checks import autocast_dtype, check_sketch, check_tensor
 
@@ -24,6 +25,10 @@ class Geometry(NamedTuple):
     transposed: bool
     output_padding: tuple[int, ...]
     groups: int
+
+    def shape_read(self, shape: Sequence[int], weight_shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of x where the convolution reads it."""
+        return ops.shape_read(shape, weight_shape, self.stride, self.padding, self.transposed)
 
     @property
     def sampled(self) -> tuple:

@@ -12,7 +12,7 @@ from torch.autograd import Function
 
 from .. import ops
 from ..ops import NormShape
-from ..sketch import is_worthwhile
+from ..sketch import NORM_BITS, is_worthwhile
 from ._checks import SketchWarning, check_bits, check_tensor
 
 
@@ -129,7 +129,7 @@ def _memory_order(x: Tensor) -> torch.memory_format:
 def _check(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequence[int], eps: float, bits: object
 ) -> None:
-    check_bits(bits)
+    check_bits(bits, NORM_BITS)
     if isinstance(eps, bool) or not isinstance(eps, numbers.Real):
         raise TypeError(f"eps must be a real number, got {eps!r}")
     if not eps >= 0:
@@ -179,7 +179,7 @@ def _dithers(x: Tensor, shape: NormShape, bits: int | None) -> bool:
         return False
     n, item = x.numel(), x.dtype.itemsize
     statistics = n // shape.set * ops.statistics_dtype(x.dtype).itemsize
-    cost = ops.norm_saved_nbytes(n, shape, x.dtype, bits) + statistics
+    cost = ops.norm_saved_nbytes(n, shape, bits) + statistics
     if is_worthwhile(cost, n * item):
         return True
     if not compiling:
@@ -216,7 +216,7 @@ def layer_norm(
         normalized_shape: the last dimensions, over which mean and variance are taken.
         weight, bias: [*normalized_shape] or None; x's dtype, or float32 with a 16-bit x.
         eps: added to the variance.
-        bits: 8, 4, 2 or 1 for each value; None keeps what torch keeps.
+        bits: 8, 4, 3, 2 or 1 for each value; None keeps what torch keeps.
 
     Returns:
         x's shape and dtype.
@@ -251,7 +251,7 @@ def rms_norm(
         normalized_shape: the last dimensions, over which the mean square is taken.
         weight: [*normalized_shape] or None.
         eps: added to the mean square; None is the rounding unit of float32, or of float64 for float64.
-        bits: 8, 4, 2, 1 or None.
+        bits: 8, 4, 3, 2, 1 or None.
 
     Raises:
         TypeError, ValueError: as ``layer_norm``.
@@ -285,7 +285,7 @@ def group_norm(
         num_groups: of channels; divides C.
         weight, bias: [C] or None.
         eps: added to the variance.
-        bits: 8, 4, 2, 1 or None.
+        bits: 8, 4, 3, 2, 1 or None.
 
     Raises:
         TypeError, ValueError: as ``layer_norm``.
@@ -330,7 +330,7 @@ def batch_norm(
         training: normalise by the batch's own statistics.
         momentum: share of the batch in the running statistics.
         eps: added to the variance.
-        bits: 8, 4, 2, 1 or None.
+        bits: 8, 4, 3, 2, 1 or None.
 
     Raises:
         TypeError, ValueError: as ``layer_norm``; also for one value a channel in training.

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from .. import functional
+from ..sketch import NORM_BITS
 
 
 class _Dithered(torch.nn.Module):
     """``bits`` of the normalised values that a layer keeps in training; None keeps what torch keeps."""
 
     def __init__(self, *args: Any, bits: int | None = 4, **kwargs: Any) -> None:
-        functional.check_bits(bits)
+        functional.check_bits(bits, NORM_BITS)
         super().__init__(*args, **kwargs)
         self.bits = bits
 
@@ -22,7 +23,7 @@ class _Dithered(torch.nn.Module):
 
     @bits.setter
     def bits(self, value: int | None) -> None:
-        functional.check_bits(value)
+        functional.check_bits(value, NORM_BITS)
         self._bits = value
 
     def extra_repr(self) -> str:
@@ -32,7 +33,7 @@ class _Dithered(torch.nn.Module):
 class LayerNorm(_Dithered, torch.nn.LayerNorm):
     """``torch.nn.LayerNorm`` that keeps dithered normalised values (``functional.layer_norm``).
 
-    Args: as torch.nn.LayerNorm, and ``bits``: 8, 4, 2, 1, or None for torch's own.
+    Args: as torch.nn.LayerNorm, and ``bits``: 8, 4, 3, 2, 1, or None for torch's own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class LayerNorm(_Dithered, torch.nn.LayerNorm):
 class RMSNorm(_Dithered, torch.nn.RMSNorm):
     """``torch.nn.RMSNorm`` that keeps dithered normalised values (``functional.rms_norm``).
 
-    Args: as torch.nn.RMSNorm, and ``bits``: 8, 4, 2, 1, or None for torch's own.
+    Args: as torch.nn.RMSNorm, and ``bits``: 8, 4, 3, 2, 1, or None for torch's own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class RMSNorm(_Dithered, torch.nn.RMSNorm):
 class GroupNorm(_Dithered, torch.nn.GroupNorm):
     """``torch.nn.GroupNorm`` that keeps dithered normalised values (``functional.group_norm``).
 
-    Args: as torch.nn.GroupNorm, and ``bits``: 8, 4, 2, 1, or None for torch's own.
+    Args: as torch.nn.GroupNorm, and ``bits``: 8, 4, 3, 2, 1, or None for torch's own.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,19 +93,19 @@ class _BatchNorm(_Dithered, torch.nn.modules.batchnorm._BatchNorm):
 class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
     """``torch.nn.BatchNorm1d`` that keeps dithered normalised values (``functional.batch_norm``).
 
-    Args: as torch.nn.BatchNorm1d, and ``bits``: 8, 4, 2, 1, or None for torch's own.
+    Args: as torch.nn.BatchNorm1d, and ``bits``: 8, 4, 3, 2, 1, or None for torch's own.
     """
 
 
 class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
     """``torch.nn.BatchNorm2d`` that keeps dithered normalised values (``functional.batch_norm``).
 
-    Args: as torch.nn.BatchNorm2d, and ``bits``: 8, 4, 2, 1, or None for torch's own.
+    Args: as torch.nn.BatchNorm2d, and ``bits``: 8, 4, 3, 2, 1, or None for torch's own.
     """
 
 
 class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
     """``torch.nn.BatchNorm3d`` that keeps dithered normalised values (``functional.batch_norm``).
 
-    Args: as torch.nn.BatchNorm3d, and ``bits``: 8, 4, 2, 1, or None for torch's own.
+    Args: as torch.nn.BatchNorm3d, and ``bits``: 8, 4, 3, 2, 1, or None for torch's own.
     """

@@ -4,7 +4,7 @@
 None draws it from torch's generator.
 """
 
-from .conv import conv, conv_wgrad, packed_shape
+from .conv import conv, conv_wgrad, packed_shape, shape_read
 from .elementwise import (
     FUNCTIONS,
     activation,
@@ -85,6 +85,7 @@ __all__ = [
     "rnn_backward",
     "rnn_packs_nbytes",
     "rnn_saved_nbytes",
+    "shape_read",
     "sloped",
     "states_nbytes",
     "statistics_dtype",

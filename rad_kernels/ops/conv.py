@@ -28,7 +28,8 @@ def conv(
     key: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``(aten::convolution(x, ...), saved)`` with x [images, channels, *positions] packed under ``spec``: as
-    the matrix [images * positions, channels] or, ``by_channel``, as [images * channels, positions]."""
+    the matrix [images * positions, channels] or, ``by_channel``, as [images * channels, positions], of the
+    positions that are read (``shape_read``)."""
     return _ops.conv(
         x,
         weight,
@@ -75,8 +76,23 @@ def conv_wgrad(
     )
 
 
+def shape_read(
+    shape: Sequence[int],
+    weight_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    transposed: bool,
+) -> tuple[int, ...]:
+    """The shape of x at the positions that a convolution reads: a window of one tap steps over the others."""
+    sizes = list(shape)
+    for d, (taps, step, pad) in enumerate(zip(weight_shape[2:], stride, padding, strict=True), start=2):
+        if not transposed and taps == 1 and pad == 0 and step > 1:
+            sizes[d] = (sizes[d] - 1) // step + 1
+    return tuple(sizes)
+
+
 def packed_shape(shape: Sequence[int], by_channel: bool) -> tuple[int, int]:
-    """``(rows, columns)`` of the matrix as which x of this shape is packed."""
+    """``(rows, columns)`` of the matrix as which x is packed, of whose positions this shape is read."""
     images, channels, *spatial = shape
     positions = 1
     for size in spatial:
@@ -103,7 +119,8 @@ def _(
     y = torch.ops.aten.convolution(
         x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
     )
-    nbytes = saved_nbytes(*packed_shape(x.shape, by_channel), x.dtype, tuple(spec))
+    read = shape_read(x.shape, weight.shape, stride, padding, transposed)
+    nbytes = saved_nbytes(*packed_shape(read, by_channel), x.dtype, tuple(spec))
     return y, x.new_empty(nbytes, dtype=torch.uint8)
 
 

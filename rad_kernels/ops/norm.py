@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.library import register_fake
 
-from ..sketch import Sketch, saved_nbytes
+from ..sketch import saved_nbytes
 from .salt import rank_salt
 
 _ops = torch.ops.rad_kernels
@@ -96,10 +96,10 @@ def norm_backward(
     return _ops.norm_backward(dy, saved, rstd, weight, *shape, centred, bits, input_grad, param_grads)
 
 
-def norm_saved_nbytes(numel: int, shape: NormShape, dtype: torch.dtype, bits: int) -> int:
+def norm_saved_nbytes(numel: int, shape: NormShape, bits: int) -> int:
     """Bytes of the codes kept for ``numel`` normalised values; rstd, 4 (8) bytes a set, comes on top."""
     rows, width = (1, numel) if shape.by_channel else (numel // shape.set, shape.set)
-    return saved_nbytes(rows, width, statistics_dtype(dtype), Sketch(1, bits=bits))
+    return saved_nbytes(rows, width, torch.bfloat16, (1, 1, 0, 0, bits))
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -108,7 +108,7 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _kept(x: Tensor, shape: NormShape, bits: int) -> tuple[Tensor, Tensor]:
     n = x.numel()
-    saved = x.new_empty(norm_saved_nbytes(n, shape, x.dtype, bits), dtype=torch.uint8)
+    saved = x.new_empty(norm_saved_nbytes(n, shape, bits), dtype=torch.uint8)
     return saved, x.new_empty(n // shape.set, dtype=statistics_dtype(x.dtype))
 
 

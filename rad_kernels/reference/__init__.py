@@ -6,7 +6,7 @@ Random words, keys and salts are unsigned integers; indices are int64.
 """
 
 from .derivative import derivative_codes, derivative_noise, derivative_range, derivative_step
-from .dither import GROUP, decode, dither_noise, encode, group_range, step_for
+from .dither import GROUP, bf16_below, decode, dither_noise, encode, group_range, step_for
 from .norm import lane_sum, norm_input_grad, normalised
 from .probability import probability, probability_codes, probability_noise
 from .samples import (
@@ -50,7 +50,7 @@ from .words import Float64s, Int64s, UInt32s, UInt64s, mulhi64, philox4x32, rand
 
 __all__ = [
     "DRAWS", "FORMAT_VERSION", "GROUP", "ROLES", "SAMPLINGS", "TILE", "Float64s", "Int64s", "Layout", "Spec",
-    "UInt32s", "UInt64s", "decode", "decoded_values", "derivative_codes", "derivative_noise",
+    "UInt32s", "UInt64s", "bf16_below", "decode", "decoded_values", "derivative_codes", "derivative_noise",
     "derivative_range", "derivative_step", "dither_noise", "drawn", "dropout_words", "encode", "estimate",
     "fixed_norms", "group_range", "hadamard_drawn", "hadamard_order", "hadamard_signs", "index_ranges",
     "kept", "lane_sum", "mulhi64", "multipliers", "norm_drawn", "norm_input_grad", "norm_probability",

@@ -34,6 +34,20 @@ def group_range(values: Reals) -> tuple[Reals, Reals]:
     return lo, hi
 
 
+def bf16_below(lo: Reals) -> Reals:
+    """The greatest bf16 number that is at most lo, in lo's dtype; NaN stays."""
+    pattern = lo.astype(np.float32).view(np.uint32).astype(np.int64)
+    # Numbers in order, so that dropping the low half rounds down.
+    ordered = np.where(pattern >> 31, -(pattern & 0x7FFFFFFF), pattern) >> 16
+
+    def number(n: NDArray[Any]) -> Reals:
+        magnitude = (abs(n) << 16).astype(np.uint32).view(np.float32)
+        return np.where(n < 0, -magnitude, magnitude).astype(lo.dtype)
+
+    below = number(ordered)
+    return np.where(below > lo, number(ordered - 1), below)  # above lo: a float64 rounded up
+
+
 def step_for(lo: Reals, hi: Reals, bits: int) -> NDArray[np.float32]:
     """A bf16 number of at least (hi - lo) / (2^bits - 1); NaN where none is finite."""
     levels = lo.dtype.type(2**bits - 1)

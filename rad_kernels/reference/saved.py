@@ -143,7 +143,7 @@ class Codes(NamedTuple):
     noise: UInt32s
 
 
-def _coded(values: NDArray[Any], spec: Spec, key: int, salt: int) -> Iterator[Codes]:
+def _coded(values: NDArray[Any], spec: Spec, key: int, salt: int, bf16_lo: bool = False) -> Iterator[Codes]:
     """Groups in the order of the planes lo and step, of stored numbers [lines, stored]."""
     lines, stored = values.shape
     tile = TILE if SAMPLINGS[spec[2]] == "tile_rows" else max(stored, 1)
@@ -154,18 +154,22 @@ def _coded(values: NDArray[Any], spec: Spec, key: int, salt: int) -> Iterator[Co
             inside = slice(at, min(at + dither.GROUP, width))
             columns = slice(begin + inside.start, begin + inside.stop)
             lo, hi = dither.group_range(values[:, columns])
+            if bf16_lo:
+                lo = dither.bf16_below(lo)
             step = dither.step_for(lo, hi, spec[4])
             codes = dither.encode(values[:, columns], lo, step, noise[:, inside], spec[4])
             yield Codes(columns, codes, lo, step, noise[:, inside])
 
 
-def decoded_values(x: NDArray, spec: Spec, key: int, salt: int = 0, dtype: str | None = None) -> NDArray[Any]:
+def decoded_values(
+    x: NDArray, spec: Spec, key: int, salt: int = 0, dtype: str | None = None, bf16_lo: bool = False
+) -> NDArray[Any]:
     """[lines, stored]: the stored values as backward sees them."""
     values = real_values(stored_values(x, spec, key, salt, dtype), dtype)
     if not spec[4]:
         return values
     out = np.empty_like(values)
-    for group in _coded(values, spec, key, salt):
+    for group in _coded(values, spec, key, salt, bf16_lo):
         out[:, group.columns] = dither.decode(group.codes, group.lo, group.step, group.noise)
     return out
 
@@ -201,9 +205,12 @@ def _tiles(stored: NDArray, layout: Layout) -> list[NDArray]:
     return [stored[:, at : at + layout.tile] for at in range(0, layout.stored, layout.tile)]
 
 
-def pack(x: NDArray, spec: Spec, key: int, salt: int = 0, dtype: str | None = None) -> NDArray[np.uint8]:
-    """The saved buffer of x [rows, features]; bytes between planes are zero here and undefined elsewhere."""
-    layout = saved_layout(spec, x.dtype.itemsize, *x.shape)
+def pack(
+    x: NDArray, spec: Spec, key: int, salt: int = 0, dtype: str | None = None, bf16_lo: bool = False
+) -> NDArray[np.uint8]:
+    """The saved buffer of x [rows, features]; bytes between planes are zero here and undefined elsewhere.
+    ``bf16_lo``: the least values are kept in bf16, as those of normalised values are."""
+    layout = saved_layout(spec, 2 if bf16_lo else x.dtype.itemsize, *x.shape)
     out = np.zeros(layout.nbytes, np.uint8)
 
     def write(offset: int, plane: NDArray) -> None:
@@ -213,9 +220,11 @@ def pack(x: NDArray, spec: Spec, key: int, salt: int = 0, dtype: str | None = No
     stored = stored_values(x, spec, key, salt, dtype).astype(x.dtype)
     tiles = _tiles(stored, layout)
     if spec[4] and stored.size:
-        groups = list(_coded(real_values(stored, dtype), spec, key, salt))
+        groups = list(_coded(real_values(stored, dtype), spec, key, salt, bf16_lo))
         lo = np.concatenate([np.where(np.isnan(g.step), 0, g.lo).astype(g.lo.dtype) for g in groups])
-        write(layout.lo, _narrowed(lo, x, dtype))
+        write(
+            layout.lo, _narrowed(lo.astype(np.float32), x, "bfloat16") if bf16_lo else _narrowed(lo, x, dtype)
+        )
         steps = np.concatenate([g.step for g in groups])
         write(layout.step, (steps.view(np.uint32) >> np.uint32(16)).astype(np.uint16))
         codes = np.concatenate([g.codes for g in groups], axis=1)

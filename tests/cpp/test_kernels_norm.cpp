@@ -29,14 +29,14 @@ std::vector<char> values(DType dtype, int64_t n, uint64_t seed) {
   return v;
 }
 
-DType wide(DType dtype) { return norm_code_dtype(dtype); }
+DType wide(DType dtype) { return dtype == DType::kF64 ? DType::kF64 : DType::kF32; }
 
 void check_pack(const NormShape& s, DType dtype, int bits, bool centred) {
   const int64_t sets = s.n / s.set;
   const auto x = values(dtype, s.n, 91), mean = values(wide(dtype), s.params, 92);
   auto rstd = values(wide(dtype), sets, 93);
-  const auto layout = norm_layout(s, dtype, bits);
-  auto saved = fresh_saved(norm_spec(bits), wide(dtype), norm_lines(s), norm_width(s));
+  const auto layout = norm_layout(s, bits);
+  auto saved = fresh_saved(norm_spec(bits), kNormLo, norm_lines(s), norm_width(s));
   Device<char> device_x(x), device_mean(mean), device_rstd(rstd), device_saved(saved);
   NormPackArgs args{{},          s,           dtype,
                     bits,        centred,     1e-5,
@@ -54,18 +54,19 @@ void check_pack(const NormShape& s, DType dtype, int bits, bool centred) {
 TEST(norm_pack_every_shape_and_dtype) {
   for (const NormShape& s : kShapes)
     for (const DType dtype : kDTypes)
-      for (const int bits : {8, 1}) check_pack(s, dtype, bits, true);
+      for (const int bits : {8, 3, 1}) check_pack(s, dtype, bits, true);
   for (const int bits : kBits) check_pack(kShapes[4], DType::kF32, bits, false);
 }
 
-void check_backward(const NormShape& s, DType dtype, bool centred, bool weighted, bool wanted) {
+void check_backward(const NormShape& s, DType dtype, int bits, bool centred, bool weighted, bool wanted) {
   const int64_t sets = s.n / s.set;
   const auto x = values(dtype, s.n, 94), dy = values(dtype, s.n, 95),
              weight = values(wide(dtype), s.params, 96), mean = values(wide(dtype), s.params, 97);
   auto rstd = values(wide(dtype), sets, 98);
-  auto saved = fresh_saved(norm_spec(4), wide(dtype), norm_lines(s), norm_width(s));
+  auto saved = fresh_saved(norm_spec(bits), kNormLo, norm_lines(s), norm_width(s));
   EXPECT(cpu::norm_pack(
-             {{}, s, dtype, 4, centred, 1e-5, kSalt, x.data(), mean.data(), rstd.data(), saved.data()}) == 0);
+             {{}, s, dtype, bits, centred, 1e-5, kSalt, x.data(), mean.data(), rstd.data(), saved.data()}) ==
+         0);
   const size_t param_bytes = static_cast<size_t>(s.params * item_size(wide(dtype)));
   std::vector<char> dx(x.size()), dw(param_bytes), db(param_bytes);
   Device<char> device_dy(dy), device_saved(saved), device_rstd(rstd), device_weight(weight),
@@ -73,7 +74,7 @@ void check_backward(const NormShape& s, DType dtype, bool centred, bool weighted
   NormBackwardArgs args{{},
                         s,
                         dtype,
-                        4,
+                        bits,
                         centred,
                         dy.data(),
                         saved.data(),
@@ -111,9 +112,10 @@ void check_backward(const NormShape& s, DType dtype, bool centred, bool weighted
 }
 
 TEST(norm_backward_every_shape_and_dtype) {
-  for (const NormShape& s : kShapes)
-    for (const DType dtype : kDTypes) check_backward(s, dtype, true, true, true);
-  for (const NormShape& s : kShapes) check_backward(s, DType::kF32, s.by_channel, false, false);
+  for (const NormShape& s : kShapes) {
+    for (const DType dtype : kDTypes) check_backward(s, dtype, 4, true, true, true);
+    check_backward(s, DType::kF32, 3, s.by_channel, false, false);
+  }
 }
 
 TEST(norm_of_nothing) {

@@ -43,10 +43,10 @@ class MLP(nn.Module):
             nn.Linear(width, hidden, bias=False),
             nn.Linear(width, hidden, bias=False),
         )
-        self.down_proj, self.act = nn.Linear(hidden, width, bias=False), nn.SiLU()
+        self.down_proj, self.act_fn = nn.Linear(hidden, width, bias=False), nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn import Module
 
 from ..functional import check_sketch
 from ..sketch import BITS, NORM_BITS
-from . import functions, swap
+from . import functions, gated, swap
 from . import recompute as recomputing
 from .choose import Choice, Pattern, Sketches, Wishes, as_patterns, choose
 from .conv1d import Conv1DForward
@@ -76,11 +76,16 @@ def convert(
         reasons = "; ".join(f"{c.name or 'the model'}: {c.reason}" for c in choices[:10])
         raise ValueError(f"nothing to convert in {type(model).__name__} ({reasons or 'no layer is known'})")
     groups = _groups(converted, probe) if share == "auto" and probe is not None else []
+    units = {} if probe is None else gated.find(model, converted, probe)
     if dry_run:
-        return _report(choices, groups, blocks, probe, None)
+        return _report(choices, groups, units, blocks, probe, None)
     _apply(model, converted, groups, blocks, act_bits)
+    for name, activation in units.items():
+        owner = model.get_submodule(name)
+        assert act_bits is not None
+        swap.add_attributes(owner, forward=gated.GatedForward(owner, activation, act_bits))
     after = None if probe is None else run(model, example_inputs, calls=False)
-    model.__dict__["rad_report"] = _report(choices, groups, blocks, probe, after)
+    model.__dict__["rad_report"] = _report(choices, groups, units, blocks, probe, after)
     return model
 
 
@@ -175,6 +180,7 @@ def _apply(
 def _report(
     choices: list[Choice],
     groups: list[list[Choice]],
+    units: Iterable[str],
     blocks: dict[str, Module],
     before: Probe | None,
     after: Probe | None,
@@ -197,6 +203,7 @@ def _report(
         rows,
         () if after is None else _kept(after),
         tuple(tuple(choice.name for choice in group) for group in groups),
+        tuple(units),
         tuple(blocks),
         None if before is None else before.saved.total,
         None if after is None else after.saved.total,

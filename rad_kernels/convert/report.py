@@ -41,13 +41,15 @@ class Report:
     """``model.rad_report``; str() is a table.
 
     rows: one for each layer that was converted or could have been. kept: from the probe step, largest first.
-    shared: groups of layers that share one pack. recomputed: modules whose attention is recomputed.
+    shared: groups of layers that share one pack. gated: modules whose product act(gate) * up is kept in a few
+    bits. recomputed: modules whose attention is recomputed.
     before, after: all that a training step retains, None without a probe.
     """
 
     rows: tuple[Row, ...]
     kept: tuple[Kept, ...] = ()
     shared: tuple[tuple[str, ...], ...] = ()
+    gated: tuple[str, ...] = ()
     recomputed: tuple[str, ...] = ()
     before: int | None = None
     after: int | None = None
@@ -74,6 +76,7 @@ class Report:
         cells.append(("whole step", "", "", _count(self.before), _count(self.after), ""))
         lines = _table(cells)
         lines += [f"one pack for {', '.join(group)}" for group in self.shared]
+        lines += [f"act_fn(gate_proj) * up_proj in a few bits: {name}" for name in self.gated]
         lines += [f"recomputed in backward: {name}" for name in self.recomputed]
         if self.kept:
             lines += ["", "still kept:"]

@@ -36,11 +36,11 @@ def group_range(values: Reals) -> tuple[Reals, Reals]:
 
 def bf16_below(lo: Reals) -> Reals:
     """The greatest bf16 number that is at most lo, in lo's dtype; NaN stays."""
-    pattern = lo.astype(np.float32).view(np.uint32).astype(np.int64)
+    pattern: Int64s = lo.astype(np.float32).view(np.uint32).astype(np.int64)
     # Numbers in order, so that dropping the low half rounds down.
-    ordered = np.where(pattern >> 31, -(pattern & 0x7FFFFFFF), pattern) >> 16
+    ordered: Int64s = np.where(pattern >> 31, -(pattern & 0x7FFFFFFF), pattern) >> 16
 
-    def number(n: NDArray[Any]) -> Reals:
+    def number(n: Int64s) -> Reals:
         magnitude = (abs(n) << 16).astype(np.uint32).view(np.float32)
         return np.where(n < 0, -magnitude, magnitude).astype(lo.dtype)
 

@@ -133,18 +133,18 @@ def _row(model: Model, dtype: str, setting: str, kept: int, exact: int) -> dict[
 
 
 def layers(model: Model, prefix: str) -> list[dict[str, Any]]:
-    """Each layer below a prefix, before and after keep 0.1."""
-    _, net = measure(model, torch.float32, SETTINGS["keep 0.1"])
+    """Each layer below a prefix, before and after keep 0.1, in every dtype."""
+    nets = {name: measure(model, dtype, SETTINGS["keep 0.1"])[1] for name, dtype in DTYPES.items()}
+    reports = {name: net.rad_report.rows for name, net in nets.items()}
     return [
         {
-            "layer": row.name,
-            "was": row.layer,
-            "is": row.became or row.reason,
-            "before": row.before,
-            "after": row.after,
+            "layer": rows[0].name,
+            "was": rows[0].layer,
+            "is": rows[0].became or rows[0].reason,
+            **{name: [row.before, row.after] for name, row in zip(reports, rows, strict=True)},
         }
-        for row in net.rad_report.rows
-        if row.name.startswith(prefix)
+        for rows in zip(*reports.values(), strict=True)
+        if rows[0].name.startswith(prefix)
     ]
 
 
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "environment": environment(),
         "batch": BATCH,
         "rows": rows(),
-        "layers": {m.name: layers(m, prefix) for m, prefix in ((RESNET, "blocks.0."), (GPT, "blocks.1."))},
+        "layers": {m.name: layers(m, prefix) for m, prefix in ((RESNET, "blocks.2."), (GPT, "blocks.1."))},
     }
     for row in content["rows"]:
         label = f"{row['model']:34} {row['dtype']:9} {row['setting']:37}"

@@ -5,7 +5,7 @@
 
 A generated part stands between <!-- KIND:NAME --> and <!-- end -->, made from docs/results/NAME.json. KIND is
 table, notes or comparisons of a file of the demo, table1 of one by `reproduce table1 --json`, curves or
-findings of one by `reproduce fc`, `cnn` or `rnn`, or retained of one by examples/retained_bytes.py.
+findings of one by `reproduce fc`, `cnn` or `rnn`, or retained or layers of one by examples/retained_bytes.py.
 <!-- goals:NAME --> is made from the newest benchmarks/results/*-NAME.json, and stands empty without one.
 """
 
@@ -72,6 +72,20 @@ def load_of(content: dict[str, Any]) -> str:
     )
 
 
+def layer_lines(content: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Of a block of each network: what each layer retains as torch's and converted, in every dtype."""
+    dtypes = [key for key in next(iter(content["layers"].values()))[0] if key not in ("layer", "was", "is")]
+    sides = [f"{dtype}{side}" for dtype in dtypes for side in ("", ", converted")]
+    lines: list[tuple[str, ...]] = [("layer", "converted to", *sides)]
+    for model, layers in content["layers"].items():
+        for row in layers:
+            counts = (f"{count:,}" for dtype in dtypes for count in row[dtype])
+            lines.append((f"{model.split(',')[0]}: `{row['layer']}`, {row['was']}", row["is"], *counts))
+        sums = (sum(row[dtype][side] for row in layers) for dtype in dtypes for side in (0, 1))
+        lines.append((f"{model.split(',')[0]}: together", "", *(f"{total:,}" for total in sums)))
+    return lines
+
+
 def markdown_list(sentences: list[str]) -> str:
     return "".join(f"- {sentence}\n" for sentence in sentences)
 
@@ -97,6 +111,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "notes": lambda content: markdown_list(notes(content)),
     "comparisons": lambda content: markdown_list(comparisons(content)),
     "retained": lambda content: measured_table(retained_lines(content), content),
+    "layers": lambda content: measured_table(layer_lines(content), content),
     "curves": lambda content: measured_table(findings.table(content), content) + load_of(content),
     "findings": lambda content: markdown_list(findings.sentences(content)),
     "table1": lambda content: measured_table(table1.table(content), content),

@@ -112,7 +112,7 @@ def layout_of(spec, dtype: str, rows: int, features: int) -> Structure:
 def sample(spec, n: int, key: int, salt: int = 0, outer: int = 0) -> np.ndarray:
     trailer = trailer_of(key, salt)
     index = np.full(-(-n * spec[0] // spec[1]), -1, np.int64)
-    run("sample", SampleArgs(Exec(), SketchSpec(*spec), address(trailer), n, outer, address(index)))
+    run("sample", SampleArgs(Exec(), SketchSpec(*spec), address(trailer), n, outer, 1, address(index)))
     return index
 
 

@@ -36,6 +36,7 @@ SampleArgs = struct(
     trailer=c_void_p,
     n=c_int64,
     outer=c_int64,
+    lines=c_int64,
     index=c_void_p,
     workspace=c_void_p,
 )

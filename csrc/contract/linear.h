@@ -4,15 +4,15 @@
 
 namespace rad {
 
-// (key, sampling, draw) -> the kept indices of line `outer` of a sample from [0, n): rows of `rows` (outer 0)
-// and of one feature tile of `tile_rows` (outer = tile), features of `same` (outer 0). Stratified lists and
-// those of `same` ascend. Not for the norm draw, whose indices are planes of `saved`.
+// (key, sampling, draw) -> the kept indices of lines `outer`... of a sample from [0, n): rows of `rows`
+// (outer 0) and of feature tiles of `tile_rows` (outer = tile), features of `same` (outer 0). Stratified
+// lists and those of `same` ascend. Not for the norm draw, whose indices are planes of `saved`.
 struct SampleArgs {
   Exec exec;
   SketchSpec spec;
   const Trailer* trailer;
-  int64_t n, outer;
-  int64_t* index;   // [kept(n)]
+  int64_t n, outer, lines;
+  int64_t* index;   // [lines, kept(n)]
   void* workspace;  // sample_workspace(args) bytes
 };
 
@@ -129,6 +129,19 @@ struct LinearWgradArgs {
   void* workspace;
 };
 
+// The same for `rows` and `tile_rows` of 16-bit values, gathering dy on the way: dW[o, f] = sum_i weight_i *
+// dy[index_i, o] * x_i[f]. Decoded values and rows of dy with their own weights are rounded to dtype first.
+struct RowsWgradArgs {
+  Exec exec;
+  SketchSpec spec;
+  DType dtype;       // of dy, the stored values and dw: bf16 or fp16
+  MatrixView dy;     // [rows, outputs]
+  int64_t features;  // x was [dy.rows, features]
+  const void* saved;
+  const int64_t* index;  // [tiles, kept(dy.rows)] as `sample` lists them
+  void* dw;              // [outputs, features], contiguous; accumulated in fp32, rounded once
+};
+
 }  // namespace rad
 
 #define RAD_LINEAR_CONTRACTIONS(F)                    \
@@ -147,4 +160,5 @@ struct LinearWgradArgs {
   F(int, gather, GatherArgs)                          \
   F(int, scatter, ScatterArgs)                        \
   F(int64_t, linear_wgrad_workspace, LinearWgradArgs) \
-  F(int, linear_wgrad, LinearWgradArgs)
+  F(int, linear_wgrad, LinearWgradArgs)               \
+  F(int, rows_wgrad, RowsWgradArgs)

@@ -66,4 +66,18 @@ struct Sampler {
   }
 };
 
+// How a sum over a sample's rows is weighed: what came before row `split` times `ratio`, then all of it times
+// `alpha`. The norm draw's weights are its rows' own.
+struct RowWeights {
+  int64_t split;
+  float ratio, alpha;
+};
+RAD_HD RowWeights row_weights(const Sampler& sampler) {
+  if (sampler.draw == Draw::kNorm) return {0, 1.f, 1.f};
+  const int64_t k = sampler.k(), split = sampler.draw == Draw::kStratified ? sampler.strata.longer : 0;
+  if (k == 0) return {0, 1.f, 1.f};
+  const double first = sampler.weight<double>(0), last = sampler.weight<double>(k - 1);
+  return {split, static_cast<float>(first / last), static_cast<float>(last)};
+}
+
 }  // namespace rad

@@ -43,7 +43,7 @@ void pack_rows(const PackArgs& args, const SavedView& saved) {
   const bool by_norm = args.spec.draw == Draw::kNorm;
   auto* list = static_cast<int64_t*>(args.workspace);
   for (int64_t tile = 0; tile < saved.layout.tiles; ++tile) {
-    if (!by_norm) sample({args.exec, args.spec, saved.trailer(), args.x.rows, tile, list, nullptr});
+    if (!by_norm) sample({args.exec, args.spec, saved.trailer(), args.x.rows, tile, 1, list, nullptr});
     const int64_t* index = by_norm ? saved.index() : list;
     store_lines<T>(args, saved, tile, [&](int64_t line, int64_t begin, int64_t count, T* out) {
       copy_piece(args.x, index[line], tile * kTileWidth + begin, count, out);
@@ -55,7 +55,7 @@ template <class T>
 void pack_same(const PackArgs& args, const SavedView& saved) {
   const MatrixView& x = args.x;
   auto* index = static_cast<int64_t*>(args.workspace);
-  sample({args.exec, args.spec, saved.trailer(), x.cols, 0, index, nullptr});
+  sample({args.exec, args.spec, saved.trailer(), x.cols, 0, 1, index, nullptr});
   store_lines<T>(args, saved, 0, [&](int64_t line, int64_t begin, int64_t count, T* out) {
     const T* row = static_cast<const T*>(x.data) + row_offset(x, line);
     for (int64_t j = 0; j < count; ++j) out[j] = row[index[begin + j] * x.col_stride];

@@ -19,7 +19,7 @@ void unpack_rows(const UnpackArgs& args, const SavedView& saved, int64_t* list) 
   const Sampler sampler(saved.key, saved.salt, args.spec, args.rows);
   const bool listed = args.spec.draw == Draw::kNorm;
   for (int64_t tile = 0; tile < saved.layout.tiles; ++tile) {
-    if (!listed) sample({args.exec, args.spec, saved.trailer(), args.rows, tile, list, nullptr});
+    if (!listed) sample({args.exec, args.spec, saved.trailer(), args.rows, tile, 1, list, nullptr});
     const int64_t width = saved.layout.tile_width(tile);
     for (int64_t line = 0; line < saved.layout.lines; ++line) {
       const Sum weight = listed ? static_cast<Sum>(saved.weight()[line]) : sampler.template weight<Sum>(line);
@@ -97,7 +97,7 @@ int unpack(const UnpackArgs& args) {
         unpack_rows<T>(args, saved, list);
         return 0;
       case Sampling::kSame:
-        sample({args.exec, args.spec, saved.trailer(), args.features, 0, list, nullptr});
+        sample({args.exec, args.spec, saved.trailer(), args.features, 0, 1, list, nullptr});
         unpack_features<T>(args, saved, list);
         return 0;
       case Sampling::kDifferent:

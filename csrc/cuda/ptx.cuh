@@ -80,6 +80,18 @@ int launch(void (*kernel)(P...), const LaunchConfig& c, A&&... args) {
 }
 #endif
 
+// Of the current device. The harness has few, so that blocks which loop over tiles get several.
+inline int multiprocessors() {
+#ifdef __CUDACC__
+  int device = 0, count = 1;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return count;
+#else
+  return 1;
+#endif
+}
+
 // ---- shared memory
 // --------------------------------------------------------------------------------------------
 
@@ -112,14 +124,13 @@ inline uint32_t smem_address(const void* p) { return simt::shared_address(p); }
 // ---- cp.async (sm_80)
 // -------------------------------------------------------------------------------------------
 
-// 16 bytes from global to shared memory; zeros where !valid (src is then not read).
-RAD_DEVICE void cp_async16(void* dst, const void* src, bool valid = true RAD_SITE) {
+// 16 bytes from global to shared memory: the first `bytes` of src (the rest is not read), then zeros.
+RAD_DEVICE void cp_async16(void* dst, const void* src, int bytes = 16 RAD_SITE) {
 #ifdef __CUDA_ARCH__
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(dst)), "l"(src),
-               "r"(valid ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_address(dst)), "l"(src), "r"(bytes)
                : "memory");
 #elif defined(SIMT_HOST)
-  simt::cp_async(dst, src, 16, valid ? 16 : 0, RAD_HERE);
+  simt::cp_async(dst, src, 16, bytes, RAD_HERE);
 #endif
 }
 RAD_DEVICE void cp_async_commit() {

@@ -82,7 +82,7 @@ int draw_indices(const Exec& exec, const SketchSpec& spec, const KeySource& sour
 int64_t sample_workspace(const SampleArgs&) { return 0; }
 
 int sample(const SampleArgs& args) {
-  return draw_indices(args.exec, args.spec, {args.trailer, -1}, args.n, args.outer, 1, args.index);
+  return draw_indices(args.exec, args.spec, {args.trailer, -1}, args.n, args.outer, args.lines, args.index);
 }
 
 const char* error_string(int status) {

@@ -30,10 +30,21 @@ std::tuple<std::vector<Tensor>, Tensor> linear_shared(const Tensor& x, std::vect
   return {std::move(ys), pack(x, decode_spec(spec), salt, key)};
 }
 
-Tensor linear_wgrad(const Tensor& dy, const Tensor& buffer, int64_t features, std::vector<int64_t> spec) {
+Tensor wgrad_by(RowsPath path, const Tensor& dy, const Tensor& buffer, int64_t features,
+                const std::vector<int64_t>& spec) {
   const int64_t outputs = dy.size(dy.dim() - 1), rows = outputs ? dy.numel() / outputs : 0;
   if (dy.numel() == 0 || features == 0) return torch::stable::new_zeros(dy, {outputs, features});
-  return sampled_wgrad(dy, Saved(buffer, decode_spec(spec), dtype_of(dy), rows, features));
+  return sampled_wgrad(dy, Saved(buffer, decode_spec(spec), dtype_of(dy), rows, features), path);
+}
+
+Tensor linear_wgrad(const Tensor& dy, const Tensor& buffer, int64_t features, std::vector<int64_t> spec) {
+  return wgrad_by(RowsPath::kChosen, dy, buffer, features, spec);
+}
+
+Tensor rows_wgrad(const Tensor& dy, const Tensor& buffer, int64_t features, std::vector<int64_t> spec,
+                  bool fused) {
+  RAD_CHECK(samples_rows(decode_spec(spec).sampling), "rows_wgrad: the sampling must be rows or tile_rows");
+  return wgrad_by(fused ? RowsPath::kFused : RowsPath::kGathered, dy, buffer, features, spec);
 }
 
 }  // namespace
@@ -76,6 +87,7 @@ void register_linear(Library& m) {
   m.impl("linear", TORCH_BOX(&linear));
   m.impl("linear_shared", TORCH_BOX(&linear_shared));
   m.impl("linear_wgrad", TORCH_BOX(&linear_wgrad));
+  m.impl("rows_wgrad", TORCH_BOX(&rows_wgrad));
 }
 
 }  // namespace rad::ops

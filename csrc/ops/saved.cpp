@@ -45,16 +45,17 @@ Saved Saved::create(const Tensor& like, const SketchSpec& spec, DType dtype, int
   return saved;
 }
 
-Tensor Saved::sample(int64_t tile) const {
-  const int64_t k = layout_.lines;
+Tensor Saved::sample(int64_t tile, int64_t tiles) const {
+  const int64_t k = sampler().k();
   if (spec_.draw == Draw::kNorm) {
     return view_of(buffer_, static_cast<char*>(data()) + layout_.index, {k}, {1}, ScalarType::Long);
   }
   const Execution run(buffer_);
   const Backend& backend = backend_of(buffer_);
-  Tensor index = empty_like_device(buffer_, {sampler().k()}, ScalarType::Long);
-  SampleArgs args{run.exec(), spec_, trailer(), sampled_length(), tile, index.mutable_data_ptr<int64_t>(),
-                  nullptr};
+  Tensor index = empty_like_device(buffer_, {tiles * k}, ScalarType::Long);
+  SampleArgs args{
+      run.exec(), spec_, trailer(), sampled_length(), tile, tiles, index.mutable_data_ptr<int64_t>(),
+      nullptr};
   const Tensor workspace = scratch(buffer_, backend.sample_workspace(args));
   args.workspace = workspace.mutable_data_ptr();
   check_status(buffer_, backend.sample(args), "sample");

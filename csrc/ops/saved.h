@@ -25,8 +25,9 @@ class Saved {
 
   // Sizes and weights of the sample. Not its indices: the key lies on the device.
   Sampler sampler() const { return Sampler(0, 0, spec_, sampled_length()); }
-  // The kept indices of one tile, int64, on the device: drawn again, or the norm draw's own plane.
-  Tensor sample(int64_t tile) const;
+  // The kept indices of some tiles, one after the other, int64, on the device: drawn again, or the norm
+  // draw's own plane.
+  Tensor sample(int64_t tile, int64_t tiles = 1) const;
   // The norm draw's weights on the device, else null.
   const float* weights() const;
   // Stored lines [begin, end) of a tile as numbers: over the buffer's own memory, or decoded.

@@ -89,7 +89,9 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
   m.def(
       "reaction_diffusion_backward(Tensor dlast, Tensor dmisfit, Tensor u, Tensor source, Tensor target, Tensor clock, Tensor saved, SymInt steps, float rate, float dt, int[] spec) -> (Tensor, Tensor)");
 
-  // Diagnostics and benchmarks.
+  // Diagnostics and benchmarks. rows_wgrad is linear_wgrad of `rows` and `tile_rows` by the path that is
+  // told.
+  m.def("rows_wgrad(Tensor dy, Tensor saved, SymInt features, int[] spec, bool fused) -> Tensor");
   m.def("pack(Tensor x, int[] spec, int salt, Tensor? key=None) -> Tensor");
   m.def("unpack(Tensor saved, int[] spec, SymInt rows, SymInt features, ScalarType dtype) -> Tensor");
 }

@@ -85,8 +85,8 @@ void add_tile(Tensor& dw, const KeptRows& rows, int64_t tile, int64_t block, boo
   }
 }
 
-// `rows` and `tile_rows`: every tile of features with its own kept rows.
-Tensor rows_wgrad(const Matrix& dy, const Saved& saved) {
+// dy gathered first, then the BLAS: every tile of features with its own kept rows.
+Tensor gathered_wgrad(const Matrix& dy, const Saved& saved) {
   const SavedLayout& layout = saved.layout();
   const bool uneven = saved.weights() || weights_of(saved.sampler()).split > 0;
   const int64_t widest = std::max(dy.view.cols, layout.width) * std::max<int64_t>(layout.item, 4);
@@ -99,6 +99,35 @@ Tensor rows_wgrad(const Matrix& dy, const Saved& saved) {
     add_tile(columns, {dy, saved, saved.sample(tile)}, tile, block, widen);
   }
   return widen ? torch::stable::to(dw, type) : dw;
+}
+
+Tensor fused_wgrad(const Matrix& dy, const Saved& saved) {
+  const Execution run(dy.owner);
+  Tensor dw = empty_like_device(dy.owner, {dy.view.cols, saved.features()}, scalar_type_of(saved.dtype()));
+  const Tensor index = saved.sample(0, saved.layout().tiles);
+  check_status(
+      dy.owner,
+      backend_of(dy.owner).rows_wgrad({run.exec(), saved.spec(), saved.dtype(), dy.view, saved.features(),
+                                       saved.data(), index.const_data_ptr<int64_t>(), dw.mutable_data_ptr()}),
+      "rows_wgrad");
+  return dw;
+}
+
+// Whether the fused kernel should take less time than gathering and the BLAS. From arithmetic, NOT measured
+// (docs/kernels.md): in units of the time of one FLOP of the BLAS, the kernel pays for tensor cores that it
+// keeps less busy, the other way for what it moves through memory beyond the product's own operands.
+bool fused_pays(const Matrix& dy, const Saved& saved) {
+  constexpr double kShare = 0.6;         // of the BLAS's speed: mma.sync on sm_90, the worst case
+  constexpr double kFlopsPerByte = 183;  // an H200: 788 TFLOP/s in bf16 over 4.3 TB/s
+  constexpr double kPieces = 38 - 2;     // bytes of two fp32 products joined, beyond those of dW itself
+  const SavedLayout& m = saved.layout();
+  const auto outputs = static_cast<double>(dy.view.cols), features = static_cast<double>(saved.features()),
+             k = static_cast<double>(m.lines), tiles = static_cast<double>(m.tiles);
+  const bool uneven = weights_of(saved.sampler()).split > 0;
+  const double written_and_read = 2 * 2;
+  const double bytes = written_and_read * k * (outputs * tiles + (m.bits ? features : 0)) +
+                       (uneven ? kPieces * outputs * features : 0);
+  return 2 * k * outputs * features * (1 / kShare - 1) < kFlopsPerByte * bytes;
 }
 
 // dy^T @ stored for samplings that keep every row. `outputs` [first, last) of dy; `alpha` per side of
@@ -206,9 +235,18 @@ Tensor stored_wgrad(const Tensor& dy, const Saved& saved) {
   return product.widen ? torch::stable::to(dw, scalar_type_of(saved.dtype())) : dw;
 }
 
+// `rows` and `tile_rows`. The one place that decides which way they go.
+Tensor rows_wgrad(const Matrix& dy, const Saved& saved, RowsPath path) {
+  const bool possible = item_size(saved.dtype()) == 2;
+  RAD_CHECK(possible || path != RowsPath::kFused, "linear_wgrad: the fused path takes bf16 and fp16 alone");
+  if (path == RowsPath::kChosen)
+    path = possible && dy.owner.is_cuda() && fused_pays(dy, saved) ? RowsPath::kFused : RowsPath::kGathered;
+  return path == RowsPath::kFused ? fused_wgrad(dy, saved) : gathered_wgrad(dy, saved);
+}
+
 }  // namespace
 
-Tensor sampled_wgrad(const Tensor& dy, const Saved& saved) {
+Tensor sampled_wgrad(const Tensor& dy, const Saved& saved, RowsPath path) {
   const SketchSpec& spec = saved.spec();
   if (spec.num == spec.den && spec.sampling == Sampling::kRows && spec.draw == Draw::kStratified) {
     return stored_wgrad(dy, saved);
@@ -216,7 +254,7 @@ Tensor sampled_wgrad(const Tensor& dy, const Saved& saved) {
   switch (spec.sampling) {
     case Sampling::kRows:
     case Sampling::kTileRows:
-      return rows_wgrad(as_matrix(dy), saved);
+      return rows_wgrad(as_matrix(dy), saved, path);
     case Sampling::kSame:
       return same_wgrad(dy, saved);
     case Sampling::kDifferent:

@@ -19,7 +19,7 @@ from .elementwise import (
     sloped,
 )
 from .gated import GATES, gated, gated_nbytes, gated_product
-from .linear import draw_key, linear, linear_shared, linear_wgrad, pack, unpack
+from .linear import draw_key, linear, linear_shared, linear_wgrad, pack, rows_wgrad, unpack
 from .linear_loss import linear_cross_entropy, linear_cross_entropy_backward
 from .loss import along_classes, class_loss, cross_entropy_backward, log_softmax, probability_nbytes
 from .norm import (
@@ -85,6 +85,7 @@ __all__ = [
     "rnn_backward",
     "rnn_packs_nbytes",
     "rnn_saved_nbytes",
+    "rows_wgrad",
     "shape_read",
     "sloped",
     "states_nbytes",

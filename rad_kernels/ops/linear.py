@@ -40,6 +40,15 @@ def linear_wgrad(dy: Tensor, saved: Tensor, features: int, spec: Spec) -> Tensor
     return _ops.linear_wgrad(dy, saved, features, spec)
 
 
+def rows_wgrad(dy: Tensor, saved: Tensor, features: int, spec: Spec, *, fused: bool) -> Tensor:
+    """``linear_wgrad`` of ``rows`` or ``tile_rows`` by one of its two paths, for tests and benchmarks.
+
+    ``fused``: one kernel gathers dy on its way to the product (bfloat16 and float16 only; on a CPU a plain
+    loop that serves as its reference). Otherwise dy is gathered and the BLAS multiplies.
+    """
+    return _ops.rows_wgrad(dy, saved, features, spec, fused)
+
+
 def pack(x: Tensor, spec: Spec, key: Tensor | None = None) -> Tensor:
     """The saved buffer of x [..., features] alone, for tests and benchmarks.
 
@@ -79,6 +88,11 @@ def _(x, weights, biases, spec, salt, key=None):
 
 @register_fake("rad_kernels::linear_wgrad")
 def _(dy, saved, features, spec):
+    return dy.new_empty(dy.shape[-1], features)
+
+
+@register_fake("rad_kernels::rows_wgrad")
+def _(dy, saved, features, spec, fused):
     return dy.new_empty(dy.shape[-1], features)
 
 

@@ -22,7 +22,7 @@ __global__ void copy(const uint4* x, uint4* y, int n) {
   for (int i = 0; i < 2; ++i) {
     const char* source =
         reinterpret_cast<const char*>(x + i * 32 + t) + (Fault == CopyFault::kMisaligned ? 4 : 0);
-    cp_async16(&tile[i][t], source, Fault == CopyFault::kPastTheEnd || i * 32 + t < n);
+    cp_async16(&tile[i][t], source, Fault == CopyFault::kPastTheEnd || i * 32 + t < n ? 16 : 0);
     cp_async_commit();
   }
   if constexpr (Fault == CopyFault::kWeakWait)

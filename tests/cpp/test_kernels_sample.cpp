@@ -19,8 +19,8 @@ void check_sample(const SketchSpec& spec, int64_t n, int64_t outer) {
   const auto k = static_cast<size_t>(kept(n, spec.num, spec.den));
   std::vector<int64_t> cpu_index(k);
   Device<int64_t> index(k);
-  EXPECT(cpu::sample({{}, spec, trailer.data(), n, outer, cpu_index.data(), nullptr}) == 0);
-  const SampleArgs args{{}, spec, device_trailer.data(), n, outer, index.data(), nullptr};
+  EXPECT(cpu::sample({{}, spec, trailer.data(), n, outer, 1, cpu_index.data(), nullptr}) == 0);
+  const SampleArgs args{{}, spec, device_trailer.data(), n, outer, 1, index.data(), nullptr};
   EXPECT(cuda::sample_workspace(args) == 0);
   EXPECT(cuda::sample(args) == 0);
   const auto got = index.get();
@@ -50,7 +50,7 @@ TEST(sample_sorts_across_blocks) {
 
 TEST(sample_of_nothing) {
   for (const Combination& c : kCombinations)
-    if (has_lists(c)) EXPECT(cuda::sample({{}, c.spec(1, 2), nullptr, 0, 0, nullptr, nullptr}) == 0);
+    if (has_lists(c)) EXPECT(cuda::sample({{}, c.spec(1, 2), nullptr, 0, 0, 1, nullptr, nullptr}) == 0);
 }
 
 // ---- norm_sample: squares of multiples of 1/8 sum exactly, so both sides have the same norms

@@ -19,7 +19,7 @@ __global__ void copy_tiles(const uint4* x, uint4* y,
   CUDA_SHARED(uint4[2][64], tile);
   const int t = static_cast<int>(threadIdx.x);
   for (int i = 0; i < 2; ++i) {
-    cp_async16(&tile[i][t], x + (i * 64 + t < n ? i * 64 + t : 0), i * 64 + t < n);
+    cp_async16(&tile[i][t], x + (i * 64 + t < n ? i * 64 + t : 0), i * 64 + t < n ? 16 : 0);
     cp_async_commit();
   }
   cp_async_wait<1>();

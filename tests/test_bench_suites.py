@@ -7,7 +7,7 @@ from rad_kernels import Sketch
 from rad_kernels.bench import limits, linear, model, runner
 from rad_kernels.bench.cases import BlockCase, ConvCase, LinearCase, MatrixCase
 from rad_kernels.bench.limits import Limits, Work
-from rad_kernels.bench.official import OfficialLinear
+from rad_kernels.official import OfficialLinear
 from rad_kernels.bench.providers import linear_providers
 from rad_kernels.bench.suites import SUITES
 from rad_kernels.bench.timing import Rounds, wall_clock

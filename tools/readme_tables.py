@@ -5,8 +5,9 @@
 
 A generated part stands between <!-- KIND:NAME --> and <!-- end -->, made from docs/results/NAME.json. KIND is
 table, notes or comparisons of a file of the demo, table1 of one by `reproduce table1 --json`, curves or
-findings of one by `reproduce fc`, `cnn` or `rnn`, or retained or layers of one by examples/retained_bytes.py.
-<!-- goals:NAME --> is made from the newest benchmarks/results/*-NAME.json, and stands empty without one.
+findings of one by `reproduce fc`, `cnn` or `rnn`, fair or fairnotes of one by `reproduce fair`, or retained
+or layers of one by examples/retained_bytes.py. <!-- goals:NAME --> is made from the newest
+benchmarks/results/*-NAME.json, and stands empty without one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rad_kernels.bench import goals  # noqa: E402
 from rad_kernels.bench.result import Report  # noqa: E402
 from rad_kernels.demo.table import COLUMNS, comparisons, notes, table_cells  # noqa: E402
 from rad_kernels.reproduce import findings, table1  # noqa: E402
+from rad_kernels.reproduce.fair import table as fair  # noqa: E402
 
 GENERATED = re.compile(r"(<!-- (\w+):([\w-]+) -->\n).*?(<!-- end -->)", flags=re.S)
 
@@ -115,6 +117,8 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "curves": lambda content: measured_table(findings.table(content), content) + load_of(content),
     "findings": lambda content: markdown_list(findings.sentences(content)),
     "table1": lambda content: measured_table(table1.table(content), content),
+    "fair": lambda content: measured_table([fair.columns(content), *fair.cells(content)], content),
+    "fairnotes": lambda content: markdown_list(fair.notes(content)),
 }
 
 

@@ -16,7 +16,7 @@ from .. import nn
 from ..sketch import Sketch
 from .cases import LinearCase
 from .limits import Work, exact_linear, sketched_linear
-from .official import OfficialLinear
+from ..official import OfficialLinear
 from .trial import BASELINE
 
 

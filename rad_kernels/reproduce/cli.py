@@ -9,7 +9,7 @@ from typing import Any
 
 from ..demo.result import environment
 from ..sketch import SAMPLINGS
-from . import table1
+from . import fair, table1
 from .tasks import PRESETS, TASKS
 
 SAMPLINGS_OF_ALL = tuple(name for name in SAMPLINGS if name in ("rows", "same", "different"))
@@ -29,6 +29,9 @@ def register(commands: Any) -> None:
         )
         _add_common(curves)
         curves.set_defaults(run=_run_curves, parser=curves, task=task)
+    fair.add_arguments(
+        targets.add_parser("fair", help="ways to train in less memory, in equal measured bytes")
+    )
     everything = targets.add_parser("all", help="every figure, one after the other")
     _add_common(everything)
     everything.set_defaults(run=_run_all, parser=everything)

@@ -7,12 +7,12 @@ from rad_kernels import Sketch
 from rad_kernels.bench import limits, linear, model, runner
 from rad_kernels.bench.cases import BlockCase, ConvCase, LinearCase, MatrixCase
 from rad_kernels.bench.limits import Limits, Work
-from rad_kernels.official import OfficialLinear
 from rad_kernels.bench.providers import linear_providers
 from rad_kernels.bench.suites import SUITES
 from rad_kernels.bench.timing import Rounds, wall_clock
 from rad_kernels.bench.trial import Setting, training
 from rad_kernels.memory import saved_bytes, step_peak
+from rad_kernels.official import OfficialLinear
 from rad_kernels.sketch import saved_nbytes
 
 CPU = torch.device("cpu")

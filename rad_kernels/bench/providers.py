@@ -13,10 +13,10 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from .. import nn
+from ..official import OfficialLinear
 from ..sketch import Sketch
 from .cases import LinearCase
 from .limits import Work, exact_linear, sketched_linear
-from ..official import OfficialLinear
 from .trial import BASELINE
 
 

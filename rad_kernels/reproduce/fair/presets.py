@@ -17,7 +17,7 @@ PLANS: dict[str, dict[str, Plan]] = {
     },
     "desk": {
         "fc": Plan(BATCH, 150, 1.25, SHORT_FC_RATES, seeds=4, points=5, evaluated=1000, rounds=30),
-        "cnn": Plan(BATCH, 32, 6.0, (1.2e-3,), seeds=3, points=2, evaluated=300, rounds=3),
+        "cnn": Plan(BATCH, 16, 3.0, (1.2e-3,), seeds=2, points=2, evaluated=300, rounds=3),
     },
     "paper": {
         "fc": Plan(BATCH, 20_000, 150.0, FC_RATES, seeds=5, points=40, evaluated=10_000, rounds=200),

@@ -129,7 +129,7 @@ def findings(content: dict[str, Any]) -> list[str]:
         (STEPS, f"After {plan['steps']} updates"),
         (SECONDS, f"After {plan['seconds']:g} s of updates"),
     ):
-        for rival in rivals:
+        for rival in rivals if sketches else ():
             verdicts = [f"{row['method']['name']} {_against(row, rival, goal)}" for row in sketches]
             found.append(f"{when}, loss against {rival['method']['name']}: {'; '.join(verdicts)}.")
     for row in rows:

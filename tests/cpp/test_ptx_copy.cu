@@ -45,6 +45,27 @@ TEST(ptx_cp_async) {
   EXPECT_SAME(dy.get(), expected);
 }
 
+// Of vector t the first t items, then zeros; of the last, which is cut off, what there is.
+__global__ void copy_parts(const uint4* x, uint4* y) {
+  CUDA_SHARED(uint4[9], tile);
+  const int t = static_cast<int>(threadIdx.x);
+  cp_async16(&tile[t], x + t, t == 8 ? 6 : 2 * t);
+  cp_async_commit();
+  cp_async_wait<0>();
+  y[t] = tile[t];
+}
+
+TEST(ptx_cp_async_parts) {
+  const auto x = numbered(8 * 8 + 3);  // the last vector has three of its eight items
+  Device<uint16_t> dx(x), dy(9 * 8);
+  launch(copy_parts, {dim3(1), dim3(9)}, reinterpret_cast<const uint4*>(dx.data()),
+         reinterpret_cast<uint4*>(dy.data()));
+  std::vector<uint16_t> expected(9 * 8, 0);
+  for (size_t t = 0; t < 9; ++t)
+    for (size_t e = 0; e < (t == 8 ? 3 : t); ++e) expected[t * 8 + e] = x[t * 8 + e];
+  EXPECT_SAME(dy.get(), expected);
+}
+
 __global__ void copy_through_mbarrier(const uint4* x,
                                       uint4* y) {  // warp 1 copies, warp 0 waits for all its lanes
   CUDA_SHARED(uint4[32], tile);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from common import arguments, run, text
+from common import Loss, arguments, run, text
 from torch import Tensor, nn
 
 LENGTH = 64
@@ -58,6 +58,12 @@ class GPT(nn.Module):
 
 def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+
+
+def step(batch: int) -> tuple[nn.Module, tuple[Tensor, Tensor], Loss]:
+    """A training step, for ``python -m rad_kernels profile examples/gpt.py:step --batch N``."""
+    tokens = torch.randint(65, (batch, LENGTH + 1))
+    return GPT(width=128), (tokens[:, :-1], tokens[:, 1:]), loss
 
 
 def main(argv: list[str] | None = None) -> list[float]:

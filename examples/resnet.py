@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from common import arguments, images, run
+from common import Loss, arguments, images, run
 from torch import Tensor, nn
 
 
@@ -44,6 +44,11 @@ class ResNet(nn.Module):
 
 def loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(model(x), y)
+
+
+def step(batch: int) -> tuple[nn.Module, tuple[Tensor, Tensor], Loss]:
+    """A training step, for ``python -m rad_kernels profile examples/resnet.py:step --batch N``."""
+    return ResNet(32), (torch.rand(batch, 3, 32, 32), torch.zeros(batch, dtype=torch.int64)), loss
 
 
 def main(argv: list[str] | None = None) -> list[float]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from . import __version__, bench, demo, reproduce, show_config
+from .profile.cli import register as register_profile
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,6 +32,7 @@ COMMANDS: tuple[Callable[[Any], None], ...] = (
     demo.register,
     bench.register,
     reproduce.register,
+    register_profile,
 )
 
 

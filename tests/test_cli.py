@@ -40,7 +40,9 @@ def test_no_command_prints_help(capsys):
     assert "info" in out and "demo" in out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["info", "--help"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["info", "--help"], ["demo", "--help"], ["profile", "--help"]]
+)
 def test_help(capsys, arguments):
     code, out, err = exit_of(capsys, *arguments)
     assert (code, err) == (0, "") and out.startswith("usage: python -m rad_kernels")

@@ -5,9 +5,10 @@
 
 A generated part stands between <!-- KIND:NAME --> and <!-- end -->, made from docs/results/NAME.json. KIND is
 table, notes or comparisons of a file of the demo, table1 of one by `reproduce table1 --json`, curves or
-findings of one by `reproduce fc`, `cnn` or `rnn`, fair or fairnotes of one by `reproduce fair`, or retained
-or layers of one by examples/retained_bytes.py. <!-- goals:NAME --> is made from the newest
-benchmarks/results/*-NAME.json, and stands empty without one.
+findings of one by `reproduce fc`, `cnn` or `rnn`, fair or fairnotes of one by `reproduce fair`, retained or
+layers of one by examples/retained_bytes.py, profile of one by `profile --json`, or cost of one by
+examples/profile_cost.py. <!-- goals:NAME --> is made from the newest benchmarks/results/*-NAME.json, and stands
+empty without one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 from rad_kernels.bench import goals  # noqa: E402
 from rad_kernels.bench.result import Report  # noqa: E402
 from rad_kernels.demo.table import COLUMNS, comparisons, notes, table_cells  # noqa: E402
+from rad_kernels.profile import Profile  # noqa: E402
 from rad_kernels.reproduce import findings, table1  # noqa: E402
 from rad_kernels.reproduce.fair import table as fair  # noqa: E402
 
@@ -61,6 +63,31 @@ def retained_lines(content: dict[str, Any]) -> list[tuple[str, ...]]:
         for row in content["rows"]
     ]
     return [("a training step", "retained bytes", "times less"), *rows]
+
+
+def cost_lines(content: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A step, and what profiling it takes, in ms and in steps."""
+    rows = content["rows"]
+    header = ("a training step of", *(f"{task}, ms" for task in rows[0]["seconds"]), "profile, in steps")
+    return [
+        header,
+        *(
+            (
+                row["step_of"],
+                *(f"{1e3 * value:.0f}" for value in row["seconds"].values()),
+                f"{row['seconds']['profile'] / row['seconds']['step']:.2f}",
+            )
+            for row in rows
+        ),
+    ]
+
+
+def cost_note(content: dict[str, Any]) -> str:
+    before, after = content["environment"]["load"]
+    return (
+        f"Processor time, median of {content['rounds']}, {content['environment']['threads']} CPU thread; "
+        f"load of the machine {before:g} at the start, {after:g} at the end.\n"
+    )
 
 
 def load_of(content: dict[str, Any]) -> str:
@@ -114,6 +141,8 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "comparisons": lambda content: markdown_list(comparisons(content)),
     "retained": lambda content: measured_table(retained_lines(content), content),
     "layers": lambda content: measured_table(layer_lines(content), content),
+    "profile": lambda content: f"```\n{Profile.from_dict(content)}\n```\n",
+    "cost": lambda content: measured_table(cost_lines(content), content) + cost_note(content),
     "curves": lambda content: measured_table(findings.table(content), content) + load_of(content),
     "findings": lambda content: markdown_list(findings.sentences(content)),
     "table1": lambda content: measured_table(table1.table(content), content),

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import torch
@@ -297,6 +298,14 @@ def _strided_parts(tensor: Any) -> Iterator[Tensor]:
         yield tensor
 
 
+class _IsOfInterest(dict[type, bool]):
+    """Class -> whether its instances can be Parameters or modules."""
+
+    def __missing__(self, cls: type) -> bool:
+        self[cls] = found = issubclass(cls, (Tensor, nn.Module))
+        return found
+
+
 def _parameter_and_buffer_storages() -> dict[int, str]:
     """Storages of all Parameters and module buffers of the process, and which of the two they are.
 
@@ -304,10 +313,9 @@ def _parameter_and_buffer_storages() -> dict[int, str]:
     tensors that share a storage with a Parameter, and nothing on them tells whose they are.
     """
     objects = gc.get_objects()
-    # By type, never isinstance on every object: fast, and proxies may run code when asked for __class__.
-    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, (Tensor, nn.Module))}
     owned: list[tuple[Tensor, str]] = []
-    for candidate in (candidate for candidate in objects if type(candidate) in kinds):
+    # By type, never isinstance on every object: fast, and proxies may run code when asked for __class__.
+    for candidate in compress(objects, map(_IsOfInterest().__getitem__, map(type, objects))):
         if isinstance(candidate, nn.Module):
             owned.extend((buffer, "buffer") for buffer in candidate.buffers(recurse=False))
         elif isinstance(candidate, nn.Parameter):

@@ -117,7 +117,7 @@ def _checked(
     lazy = next((n for n, t in model.named_parameters() if torch.nn.parameter.is_lazy(t)), None)
     if lazy is not None:
         raise ValueError(f"model must have all parameters, but {lazy} waits for a first call")
-    device = device_of(model)
+    device = device_of(model) if run else fake_device(model)
     if run and device.type not in ("cpu", "cuda"):
         raise ValueError(f"model must be on the CPU or a CUDA device, got {device}; or pass run=False")
     if snapshot is not None and not (run and device.type == "cuda"):

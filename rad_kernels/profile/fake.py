@@ -46,8 +46,9 @@ class Fakes:
         return tree_map(lambda leaf: self(leaf) if isinstance(leaf, Tensor) else leaf, values)
 
     def copy(self, model: Module) -> Module:
-        """A copy of the model's code and settings around fake parameters and buffers."""
-        memo = {id(t): self(t) for t in (*model.parameters(), *model.buffers())}
+        """A copy of the model's code and settings around fake tensors, plain attributes included."""
+        held = [leaf for module in model.modules() for leaf in tree_leaves(vars(module))]
+        memo = {id(leaf): self(leaf) for leaf in held if isinstance(leaf, Tensor)}
         with self.mode:
             return copy.deepcopy(model, memo)
 

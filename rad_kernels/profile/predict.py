@@ -88,17 +88,16 @@ def by_module(observed: Observed) -> dict[str, int]:
 
 def fake_device(model: Module) -> torch.device:
     """Where fake tensors pretend to be: on the model's device, or the CPU for one without memory."""
-    device = device_of(model)
-    return torch.device("cpu") if device.type == "meta" else device
+    return device_of(model, without="meta")
 
 
-def device_of(model: Module) -> torch.device:
-    """The device of all parameters and buffers, the CPU if there are none.
+def device_of(model: Module, without: str = "") -> torch.device:
+    """The device of all parameters and buffers but those on a kind of device; the CPU if there are none.
 
     Raises:
         ValueError: there are several.
     """
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    devices = {t.device for t in (*model.parameters(), *model.buffers()) if t.device.type != without}
     if len(devices) > 1:
         raise ValueError(f"model must be on one device, got {', '.join(sorted(map(str, devices)))}")
     return next(iter(devices), torch.device("cpu"))

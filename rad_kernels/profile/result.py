@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +194,27 @@ class Profile:
         return {**{name: getattr(self, name) for name in sums}, **asdict(self)}
 
     def to_json(self, path: str | Path) -> None:
-        """Write ``to_dict`` to a file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        """Write ``to_dict`` to a file, and the versions and the machine that it was found with."""
+        from ..demo.result import environment, to_json
+
+        Path(path).write_text(to_json({"environment": environment(), **self.to_dict()}), encoding="utf-8")
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Profile:
+        """The inverse of ``to_dict``."""
+        own = {field.name: content[field.name] for field in fields(cls)}
+        prediction, curve = content["prediction"], content["curve"]
+        own["layers"] = tuple(LayerMemory(**layer) for layer in content["layers"])
+        own["tensors"] = tuple(
+            SavedTensor(**{**t, "shape": tuple(t["shape"]), "shared_with": tuple(t["shared_with"])})
+            for t in content["tensors"]
+        )
+        own["curve"] = Curve(tuple(curve["times"]), tuple(curve["levels"]), curve["backward"])
+        own["notes"] = tuple(content["notes"])
+        if prediction is not None:
+            shared = tuple(map(tuple, prediction["shared"]))
+            own["prediction"] = Prediction(**{**prediction, "shared": shared})
+        return cls(**own)
 
     def plot(self, path: str | Path) -> None:
         """Draw the memory of the step over time, and what each module retains, as PNG; needs matplotlib."""

@@ -80,12 +80,11 @@ def run_step(model: Module, step: Step, device: torch.device) -> Observed:
         line = timeline(forward_and_backward, device)
         gradients = _gradient_bytes(model)
         tensors = _tensors(found, model, step)
-    backward = next(span for span in line.spans if span.name == _BACKWARD)
-    start = next(span for span in line.spans if span.name == _FORWARD).start
-    curve = Curve(
-        tuple((time - start) / 1e9 for time in line.times), line.levels, (backward.start - start) / 1e9
+    forward, backward = (
+        next(span for span in line.spans if span.name == name) for name in (_FORWARD, _BACKWARD)
     )
-    return Observed(tensors, _calls(recorder), gradients, curve, _peaks(line, backward, marks, recorder))
+    peaks = _peaks(line, backward, marks, recorder)
+    return Observed(tensors, _calls(recorder), gradients, _curve(line, forward, backward), peaks)
 
 
 def fake_step(model: Module, step: Step, fakes: Fakes, backward: bool = True) -> Observed:
@@ -173,6 +172,17 @@ def _calls(recorder: Recorder) -> dict[str, int]:
     return {name((module,)): count for module, count in recorder.calls.items()}
 
 
+def _curve(line: Timeline, forward: Span, backward: Span) -> Curve:
+    """Without the pause between forward and backward, in which what was saved is listed."""
+    pause = backward.start - forward.end
+
+    def seconds(time: int) -> float:
+        shown = time - pause if time >= backward.start else min(time, forward.end)
+        return (shown - forward.start) / 1e9
+
+    return Curve(tuple(map(seconds, line.times)), line.levels, seconds(backward.start))
+
+
 def _peaks(line: Timeline, backward: Span, marks: _Marks, recorder: Recorder) -> Peaks:
     name = recorder.names()
     peaks = Peaks({}, {})
@@ -212,6 +222,7 @@ def _tensor(entry: SavedEntry, owner: str, held_by: str) -> SavedTensor:
 def _holders(model: Module, step: Step) -> dict[int, str]:
     """Storage -> who holds it: the caller by an input, or an attribute of a module."""
     holders: dict[int, str] = {}
+    callers: dict[int, str] = {}
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if isinstance(value, Tensor):
@@ -219,5 +230,5 @@ def _holders(model: Module, step: Step) -> dict[int, str]:
                 holders[value.untyped_storage()._cdata] = where
     for path, leaf in tree_flatten_with_path(step.inputs)[0]:
         if isinstance(leaf, Tensor):
-            holders[leaf.untyped_storage()._cdata] = f"the caller (inputs{keystr(path)})"
-    return holders
+            callers.setdefault(leaf.untyped_storage()._cdata, f"the caller (inputs{keystr(path)})")
+    return holders | callers

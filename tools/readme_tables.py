@@ -7,8 +7,8 @@ A generated part stands between <!-- KIND:NAME --> and <!-- end -->, made from d
 table, notes or comparisons of a file of the demo, table1 of one by `reproduce table1 --json`, curves or
 findings of one by `reproduce fc`, `cnn` or `rnn`, fair or fairnotes of one by `reproduce fair`, retained or
 layers of one by examples/retained_bytes.py, profile of one by `profile --json`, or cost of one by
-examples/profile_cost.py. <!-- goals:NAME --> is made from the newest benchmarks/results/*-NAME.json, and stands
-empty without one.
+examples/profile_cost.py. <!-- goals:NAME --> is made from the newest benchmarks/results/*-NAME.json, and
+stands empty without one.
 """
 
 from __future__ import annotations

@@ -288,7 +288,7 @@ def test_packs_can_be_offloaded():
         ({"include": "fc9"}, ValueError, "include: 'fc9' matches no layer"),
         ({"exclude": [tnn.Conv3d]}, ValueError, "exclude: .*Conv3d.* matches no layer"),
         ({"exclude": [int]}, TypeError, "exclude must be names, patterns or classes .* got <class 'int'>"),
-        ({"norm_bits": 3}, ValueError, "norm_bits must be None, 8, 4, 2, 1; got 3"),
+        ({"norm_bits": 5}, ValueError, "norm_bits must be None, 8, 4, 3, 2, 1; got 5"),
         ({"act_bits": True}, ValueError, "act_bits must be None, 8, 4, 2, 1; got True"),
         ({"share": True}, ValueError, 'share must be "auto" or False, got True'),
         ({"recompute": "all"}, ValueError, "recompute must be None or \"attention\", got 'all'"),

@@ -87,8 +87,8 @@ def notes(content: dict[str, Any]) -> list[str]:
         "more. Parameters are not counted, the batch itself is, where autograd holds it.",
         "Step: forward and backward without the optimizer, in a process of its own; peak: above the memory "
         "at its start; time: median of processor time, one thread. The load of the machine was "
-        f"{min(loads):.1f} to {max(loads):.1f}: where it is above 1, other work stretches the time that passes "
-        "and, by way of shared caches and cores, processor time too, unevenly.",
+        f"{min(loads):.1f} to {max(loads):.1f}: where it is above 1, other work stretches the time that "
+        "passes and, by way of shared caches and cores, processor time too, unevenly.",
         f"{_rates(plan)} Loss: of the first {plan['evaluated']:,} training images; accuracy: of as many test "
         "images at most. Better and worse are said of differences that Student's t at 95 % tells from none.",
     ]

@@ -108,8 +108,8 @@ simt: $(ENVIRONMENT)  ## C++ tests: every kernel executed on the host, with race
 ##@ CUDA without a GPU, older torch
 
 .PHONY: archs
-archs:  ## Compile the kernels for every architecture: registers, spills and shared memory; fails on a spill
-	$(MAKE) --no-print-directory -f tools/archs.mk -j$(JOBS) PYTHON=$(PYTHON) $(if $(ARCHS),ARCHS="$(ARCHS)")
+archs: $(ENVIRONMENT)  ## Compile the kernels for every architecture; fails on a spill or over an instruction budget
+	$(MAKE) --no-print-directory -f tools/archs.mk -j$(JOBS) PYTHON=$(PY) $(if $(ARCHS),ARCHS="$(ARCHS)")
 
 .PHONY: cross
 cross: $(ENVIRONMENT)  ## Build the CUDA backend even if torch is CPU-only, import it and check the binary

@@ -1,4 +1,5 @@
-# Compiles csrc/cuda/*.cu for each of ARCHS with nvcc, which needs no GPU, and reports what each kernel uses.
+# Compiles csrc/cuda/*.cu for each of ARCHS with nvcc, which needs no GPU, and reports what each kernel uses;
+# of sm_90a also what the loops of the memory-bound ones cost (tools/sass_budget.py).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -21,6 +22,7 @@ report:
 else
 report: $(LOGS)
 	@$(PYTHON) tools/kernel_resources.py $(LOGS)
+	$(if $(filter 90a,$(ARCHS)),@$(PYTHON) tools/sass_budget.py $(OUT)/sm_90a)
 endif
 
 # nvcc writes ptxas' findings to stderr, where the reader of a failed compilation wants them too.

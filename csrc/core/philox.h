@@ -23,10 +23,16 @@ enum class Role : uint32_t {
   kRecurrent = 32,  // to 37: one for each stream of factors of a recurrent layer
 };
 
+// How the 64-bit products are made: kernels bring the one instruction that nvcc does not find.
+struct PlainProduct {
+  RAD_HD static uint64_t of(uint32_t a, uint32_t b) { return static_cast<uint64_t>(a) * b; }
+};
+
+template <class Product = PlainProduct>
 RAD_HD Words philox4x32(Words c, uint32_t k0, uint32_t k1) {
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c.w[0];
-    const uint64_t p1 = static_cast<uint64_t>(0xCD9E8D57u) * c.w[2];
+    const uint64_t p0 = Product::of(0xD2511F53u, c.w[0]);
+    const uint64_t p1 = Product::of(0xCD9E8D57u, c.w[2]);
     c = Words{{static_cast<uint32_t>(p1 >> 32) ^ c.w[1] ^ k0, static_cast<uint32_t>(p1),
                static_cast<uint32_t>(p0 >> 32) ^ c.w[3] ^ k1, static_cast<uint32_t>(p0)}};
     k0 += 0x9E3779B9u;
@@ -44,9 +50,10 @@ RAD_HD Words random_counter(uint64_t salt, Role role, uint64_t outer, uint64_t i
 }
 
 // The 128 bits of that call.
+template <class Product = PlainProduct>
 RAD_HD Words random_words(uint64_t key, uint64_t salt, Role role, uint64_t outer, uint64_t inner) {
-  return philox4x32(random_counter(salt, role, outer, inner), static_cast<uint32_t>(key),
-                    static_cast<uint32_t>(key >> 32));
+  return philox4x32<Product>(random_counter(salt, role, outer, inner), static_cast<uint32_t>(key),
+                             static_cast<uint32_t>(key >> 32));
 }
 
 // One call serves two 64-bit words: number i of line `outer` is half i % 2 of call i / 2.

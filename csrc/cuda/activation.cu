@@ -5,9 +5,15 @@
 namespace rad::cuda {
 namespace {
 
+template <class Real>
+OctetDither<Real> octet_dither(const Activation& f, int bits) {
+  const auto dither = derivative_dither<Real>(f, bits);
+  return {dither.lo, dither.step};
+}
+
 template <class T>
 struct CodedParams {
-  Dither<Accumulate<T>> dither;
+  OctetDither<Accumulate<T>> dither;
   int bits;
   const T* from;
   T* to;  // of backward
@@ -18,52 +24,39 @@ struct CodedParams {
 };
 
 template <Function F, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     activation_kernel(CodedParams<T> p, Accumulate<T> a, Accumulate<T> b, Accumulate<T> c, KeySource source) {
   using Real = Accumulate<T>;
   const Seed seed = source.seed();
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t o = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; o * kOctet < p.n; o += step) {
-    const int64_t first = o * kOctet;
-    T item[kOctet];
-    load_octet(p.from, first, p.n, p.vectors, item);
-    const Words noise = dither_call(seed.key, seed.salt, 0, first, Role::kDerivative);
-    uint64_t codes = 0;
-    bool nan = false;
+  bool nan = false;
+  each_octet(p.from, p.n, p.vectors, [&](int64_t o, int64_t count, const T(&item)[kOctet], auto) {
+    const Words noise = random_words(seed, Role::kDerivative, 0, o);
+    Real d[kOctet];
 #pragma unroll
     for (int e = 0; e < kOctet; ++e) {
-      const Real d = derivative<F>(widen(item[e]), a, b, c);
-      const auto code =
-          static_cast<uint64_t>(p.dither.encode(d == d ? d : p.dither.lo, dither_noise(noise, e)));
-      const bool inside = first + e < p.n;
-      codes |= inside ? code << (p.bits * e) : 0;
-      nan = nan || (inside && d != d);
+      d[e] = derivative<F>(widen(item[e]), a, b, c);
+      nan = nan || (d[e] != d[e] && e < count);
+      d[e] = d[e] == d[e] ? d[e] : p.dither.lo;
     }
-    store_octet_codes(p.codes, o, p.bits, codes);
-    if (nan) atomicExch(reinterpret_cast<unsigned*>(&p.trailer->reserved[kSpoiled]), 1u);
-  }
+    store_octet_codes(p.codes, o, p.bits, first_codes(p.dither.encode(d, noise, p.bits), count, p.bits));
+  });
+  if (nan) atomicExch(reinterpret_cast<unsigned*>(&p.trailer->reserved[kSpoiled]), 1u);
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) activation_backward_kernel(CodedParams<T> p, KeySource source) {
   using Real = Accumulate<T>;
   const Seed seed = source.seed();
-  Dither<Real> dither = p.dither;
-  if (p.trailer->reserved[kSpoiled] != 0) dither.step = static_cast<Real>(bits_float(0x7FC00000u));
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t o = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; o * kOctet < p.n; o += step) {
-    const int64_t first = o * kOctet;
-    T item[kOctet];
-    load_octet(p.from, first, p.n, p.vectors, item);
-    const Words noise = dither_call(seed.key, seed.salt, 0, first, Role::kDerivative);
-    const uint64_t codes = load_octet_codes(p.codes, o, p.bits);
+  if (p.trailer->reserved[kSpoiled] != 0) p.dither.step = static_cast<Real>(bits_float(0x7FC00000u));
+  each_octet(p.from, p.n, p.vectors, [&](int64_t o, int64_t, const T(&dy)[kOctet], const auto& store) {
+    const Words noise = random_words(seed, Role::kDerivative, 0, o);
+    Real d[kOctet];
+    p.dither.decode(load_octet_codes(p.codes, o, p.bits), noise, p.bits, d);
+    T dx[kOctet];
 #pragma unroll
-    for (int e = 0; e < kOctet; ++e) {
-      const int code = static_cast<int>(codes >> (p.bits * e) & ((1u << p.bits) - 1));
-      item[e] = narrow<T>(product(widen(item[e]), dither.decode(code, dither_noise(noise, e))));
-    }
-    store_octet(p.to, first, p.n, p.vectors, item);
-  }
+    for (int e = 0; e < kOctet; ++e) dx[e] = narrow<T>(product(widen(dy[e]), d[e]));
+    store(p.to, dx);
+  });
 }
 
 // A kernel of its own: blocks of the next one may set the trailer's mark of NaN at any time.
@@ -88,20 +81,14 @@ int activation(const ActivationArgs& args) {
     using Real = Accumulate<T>;
     const auto* x = static_cast<const T*>(args.x);
     const Activation& f = args.activation;
-    const CodedParams<T> params{derivative_dither<Real>(f, args.bits),
-                                args.bits,
-                                x,
-                                nullptr,
-                                data,
-                                trailer,
-                                args.n,
-                                aligned(x, kVectorBytes)};
+    const CodedParams<T> params{
+        octet_dither<Real>(f, args.bits), args.bits, x, nullptr, data, trailer, args.n,
+        aligned(x, kVectorBytes)};
     int launched = kInvalidValue;
     visit_function(f.function, [&](auto function) {
-      launched =
-          launch(activation_kernel<decltype(function)::value, T>,
-                 over_items((args.n + kOctet - 1) / kOctet, args.exec.stream), params, static_cast<Real>(f.a),
-                 static_cast<Real>(f.b), static_cast<Real>(f.c), KeySource{trailer, salt});
+      launched = launch(activation_kernel<decltype(function)::value, T>,
+                        over_octets(args.n, args.exec.stream), params, static_cast<Real>(f.a),
+                        static_cast<Real>(f.b), static_cast<Real>(f.c), KeySource{trailer, salt});
     });
     return launched;
   });
@@ -116,16 +103,11 @@ int activation_backward(const ActivationBackwardArgs& args) {
     using T = typename decltype(tag)::type;
     const auto* dy = static_cast<const T*>(args.dy);
     auto* dx = static_cast<T*>(args.dx);
-    const CodedParams<T> params{derivative_dither<Accumulate<T>>(args.activation, args.bits),
-                                args.bits,
-                                dy,
-                                dx,
-                                data,
-                                trailer,
-                                args.n,
-                                aligned(dy, kVectorBytes) && aligned(dx, kVectorBytes)};
-    return launch(activation_backward_kernel<T>, over_items((args.n + kOctet - 1) / kOctet, args.exec.stream),
-                  params, KeySource{trailer, -1});
+    const CodedParams<T> params{
+        octet_dither<Accumulate<T>>(args.activation, args.bits), args.bits, dy, dx, data, trailer, args.n,
+        aligned(dy, kVectorBytes) && aligned(dx, kVectorBytes)};
+    return launch(activation_backward_kernel<T>, over_octets(args.n, args.exec.stream), params,
+                  KeySource{trailer, -1});
   });
 }
 

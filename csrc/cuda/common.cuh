@@ -2,7 +2,7 @@
 #pragma once
 #include "core/layout.h"
 #include "core/matrix_view.h"
-#include "cuda/ptx.cuh"
+#include "cuda/ptx_arithmetic.cuh"
 #include "kernels.h"
 
 namespace rad::cuda {
@@ -75,8 +75,7 @@ int visit_item(int64_t bytes, F&& f) {
   return kInvalidValue;
 }
 
-// ---- launch sizes
-// -------------------------------------------------------------------------------------------
+// ---- launch sizes ----------------------------------------------------------------------------------------
 
 // Kernels loop over what lies beyond the grid, so a limit costs nothing but a few iterations.
 constexpr int64_t kMaxBlocksX = 1 << 22, kMaxBlocksY = 1 << 15, kMaxBlocksZ = 1 << 15;
@@ -105,8 +104,19 @@ inline LaunchConfig over_matrix(int64_t rows, int64_t cols, void* stream, int64_
           block, 0, stream};
 }
 
-// ---- pointers
-// -------------------------------------------------------------------------------------------------
+// Grids that walk over any length: few enough blocks that a thread's preparations are shared by many
+// accesses, two waves of eight blocks on 132 multiprocessors.
+constexpr int64_t kWalkingBlocks = 132 * 16;
+
+// As over_matrix, for threads that walk down the lines, `ahead` at a time.
+inline LaunchConfig over_lines(int64_t lines, int64_t cols, int ahead, void* stream, int64_t matrices = 1) {
+  LaunchConfig config = over_matrix((lines + ahead - 1) / ahead, cols, stream, matrices);
+  const int64_t others = static_cast<int64_t>(config.grid.y) * config.grid.z;
+  config.grid.x = blocks_for(config.grid.x, 1, others < kWalkingBlocks ? kWalkingBlocks / others : 1);
+  return config;
+}
+
+// ---- pointers --------------------------------------------------------------------------------------------
 
 inline bool aligned(const void* p, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(bytes) == 0;
@@ -124,12 +134,19 @@ RAD_DEVICE int64_t offset_of_row(const MatrixView& m, int64_t row) {
   return m.size[2] == m.rows ? row * m.stride[2] : row_offset(m, row);
 }
 
-// ---- keys and samples
-// -----------------------------------------------------------------------------------------
+// ---- keys and samples ------------------------------------------------------------------------------------
 
 struct Seed {
   uint64_t key, salt;
 };
+
+struct WideProduct {
+  RAD_DEVICE static uint64_t of(uint32_t a, uint32_t b) { return multiply_wide(a, b); }
+};
+RAD_DEVICE Words random_words(const Seed& seed, Role role, int64_t outer, int64_t inner) {
+  return rad::random_words<WideProduct>(seed.key, seed.salt, role, static_cast<uint64_t>(outer),
+                                        static_cast<uint64_t>(inner));
+}
 
 // Where the key lies; a negative salt means the trailer's own (a pack is given the salt that it writes
 // there).

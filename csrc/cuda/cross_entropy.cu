@@ -23,13 +23,8 @@ __global__ void __launch_bounds__(kThreads)
     Real lo, hi;
     const bool finite = team_range(team, p, lo, hi);
     const float size = finite ? Dither<Real>::step_for(0, hi, bits) : bits_float(0x7FC00000u);
-    const Dither<Real> dither(0, size, bits);
-    const Words noise = dither_call(seed.key, seed.salt, 0, first, Role::kProbability);
-    uint64_t packed = 0;
-#pragma unroll
-    for (int e = 0; e < kOctet; ++e)
-      packed |= static_cast<uint64_t>(dither.encode(p[e], dither_noise(noise, e))) << (bits * e);
-    if (first < n) store_octet_codes(codes, o, bits, packed);
+    const Words noise = random_words(seed, Role::kProbability, 0, o);
+    if (first < n) store_octet_codes(codes, o, bits, OctetDither<Real>(0, size).encode(p, noise, bits));
     if (first < n && first % kGroup == 0)
       steps[first / kGroup] = static_cast<uint16_t>(float_bits(size) >> 16);
   }
@@ -46,14 +41,33 @@ struct BackwardParams {
   int bits;
   bool vectors;
 
-  // scale p - level weight - hit of element i.
-  RAD_DEVICE Accumulate<T> gradient(int64_t i, Accumulate<T> p) const {
-    const int64_t line = i / inner, c = line % classes;
-    const int64_t place = line / classes * inner + i % inner;
+  // scale p - level weight - hit of class c at that place.
+  RAD_DEVICE Accumulate<T> gradient(int64_t place, int64_t c, Accumulate<T> p) const {
     Accumulate<T> dx = product(scale[place], p);
     if (level) dx -= class_weight ? product(level[place], class_weight[c]) : level[place];
     if (target && target[place] == c) dx -= hit[place];
     return dx;
+  }
+};
+
+// Where element i stands, followed from one element to the next without a division: places are those of
+// [outer, inner], classes lie between.
+struct ClassPlace {
+  int64_t outer, c, within, classes, inner;
+
+  RAD_DEVICE ClassPlace(int64_t i, int64_t classes_, int64_t inner_) : classes(classes_), inner(inner_) {
+    const int64_t line = inner == 1 ? i : i / inner;
+    within = i - line * inner;
+    outer = line / classes;
+    c = line - outer * classes;
+  }
+  RAD_DEVICE int64_t place() const { return outer * inner + within; }
+  RAD_DEVICE void next() {
+    if (++within < inner) return;
+    within = 0;
+    if (++c < classes) return;
+    c = 0;
+    ++outer;
   }
 };
 
@@ -65,15 +79,15 @@ __global__ void __launch_bounds__(kThreads) cross_entropy_kernel(BackwardParams<
   for (int64_t o = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; o * kOctet < m.n; o += step) {
     const int64_t first = o * kOctet;
     const auto size = static_cast<uint32_t>(m.steps[first / kGroup]) << 16;
-    const Dither<Real> dither(0, bits_float(size), m.bits);
-    const Words noise = dither_call(seed.key, seed.salt, 0, first, Role::kProbability);
-    const uint64_t codes = load_octet_codes(m.codes, o, m.bits);
+    const Words noise = random_words(seed, Role::kProbability, 0, o);
+    Real p[kOctet];
+    OctetDither<Real>(0, bits_float(size)).decode(load_octet_codes(m.codes, o, m.bits), noise, m.bits, p);
     T item[kOctet];
+    ClassPlace at(first, m.classes, m.inner);
 #pragma unroll
     for (int e = 0; e < kOctet; ++e) {
-      const int code = static_cast<int>(codes >> (m.bits * e) & ((1u << m.bits) - 1));
-      const int64_t i = first + e < m.n ? first + e : first;
-      item[e] = narrow<T>(m.gradient(i, dither.decode(code, dither_noise(noise, e))));
+      if (first + e < m.n) item[e] = narrow<T>(m.gradient(at.place(), at.c, p[e]));
+      at.next();
     }
     store_octet(m.dx, first, m.n, m.vectors, item);
   }

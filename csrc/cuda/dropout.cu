@@ -1,4 +1,4 @@
-#include "cuda/common.cuh"
+#include "cuda/octets.cuh"
 
 namespace rad::cuda {
 namespace {
@@ -23,23 +23,18 @@ RAD_DEVICE T dropped(T value, uint32_t word, const DropoutParams<T>& p) {
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     dropout_kernel(DropoutParams<T> p, KeySource source, TrailerWriter trailer) {
-  using Quad = Vector<T, kQuad>;
   trailer.write();
   const Seed seed = source.seed();
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * kQuad;
-  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kQuad; i < p.n; i += step) {
-    const Words words = random_words(seed.key, seed.salt, Role::kDropout, 0, i / kQuad);
-    if (p.vectors && i + kQuad <= p.n) {
-      Quad values = *reinterpret_cast<const Quad*>(p.x + i);
+  each_octet(p.x, p.n, p.vectors, [&](int64_t o, int64_t, const T(&x)[kOctet], const auto& store) {
+    T y[kOctet];
 #pragma unroll
-      for (int e = 0; e < kQuad; ++e) values.item[e] = dropped(values.item[e], words.w[e], p);
-      *reinterpret_cast<Quad*>(p.y + i) = values;
-    } else {
+    for (int quad = 0; quad < kOctet / kQuad; ++quad) {
+      const Words words = random_words(seed, Role::kDropout, 0, o * (kOctet / kQuad) + quad);
 #pragma unroll
-      for (int e = 0; e < kQuad; ++e)
-        if (i + e < p.n) p.y[i + e] = dropped(p.x[i + e], words.w[e], p);
+      for (int e = 0; e < kQuad; ++e) y[quad * kQuad + e] = dropped(x[quad * kQuad + e], words.w[e], p);
     }
-  }
+    store(p.y, y);
+  });
 }
 
 }  // namespace
@@ -52,8 +47,8 @@ int dropout(const DropoutArgs& args) {
                                   static_cast<const T*>(args.x),
                                   static_cast<T*>(args.y),
                                   args.n,
-                                  aligned(args.x, sizeof(T) * kQuad) && aligned(args.y, sizeof(T) * kQuad)};
-    return launch(dropout_kernel<T>, over_items((args.n + kQuad - 1) / kQuad, args.exec.stream), params,
+                                  aligned(args.x, kVectorBytes) && aligned(args.y, kVectorBytes)};
+    return launch(dropout_kernel<T>, over_octets(args.n, args.exec.stream), params,
                   KeySource{args.trailer, args.salt}, TrailerWriter{args.trailer, args.salt});
   });
 }

@@ -18,22 +18,40 @@ struct Scale {
   }
 };
 
-template <class T, class Out>
+// Count values at a time.
+template <class T, class Out, int Count>
 __global__ void __launch_bounds__(kThreads)
     gather_scaled_kernel(MatrixView source, const int64_t* index, int64_t count, Scale<Accumulate<T>> scale,
-                         Out* out) {
-  copy_rows<T>(
+                         Vector<Out, Count>* out) {
+  copy_rows<Vector<T, Count>>(
       source, count, [&](int64_t i) { return index[i]; }, out,
-      [&](int64_t i, T v) { return narrow<Out>(widen(v) * scale(i)); });
+      [&](int64_t i, const Vector<T, Count>& from) {
+        const Accumulate<T> factor = scale(i);
+        Vector<Out, Count> to;
+#pragma unroll
+        for (int e = 0; e < Count; ++e) to.item[e] = narrow<Out>(widen(from.item[e]) * factor);
+        return to;
+      });
 }
 
-template <class T, class Out>
-int gather_scaled(const GatherArgs& args) {
+template <class T, class Out, int Count>
+int launch_scaled(const GatherArgs& args) {
   using Sum = Accumulate<T>;
   const Scale<Sum> scale{args.weight, args.split, static_cast<Sum>(args.scale[0]),
                          static_cast<Sum>(args.scale[1])};
-  return launch(gather_scaled_kernel<T, Out>, over_matrix(args.count, args.source.cols, args.exec.stream),
-                args.source, args.index, args.count, scale, static_cast<Out*>(args.out));
+  const MatrixView source = in_units(args.source, sizeof(T), sizeof(T) * Count);
+  return launch(gather_scaled_kernel<T, Out, Count>,
+                over_lines(args.count, source.cols, kRowsAhead, args.exec.stream), source, args.index,
+                args.count, scale, static_cast<Vector<Out, Count>*>(args.out));
+}
+
+// Vectors where rows start and end with whole ones on both sides.
+template <class T, class Out>
+int gather_scaled(const GatherArgs& args) {
+  constexpr int kCount = kPerVector<Out>;
+  const bool vectors = rows_aligned(args.source, sizeof(T), sizeof(T) * kCount) &&
+                       aligned(args.out, kVectorBytes) && args.source.cols % kCount == 0;
+  return vectors ? launch_scaled<T, Out, kCount>(args) : launch_scaled<T, Out, 1>(args);
 }
 
 }  // namespace
@@ -51,8 +69,8 @@ int gather(const GatherArgs& args) {
   return visit_unit(unit, [&](auto tag) {
     using Unit = typename decltype(tag)::type;
     const MatrixView source = in_units(m, item, unit);
-    return launch(gather_kernel<Unit>, over_matrix(args.count, source.cols, args.exec.stream), source,
-                  args.index, args.count, static_cast<Unit*>(args.out));
+    return launch(gather_kernel<Unit>, over_lines(args.count, source.cols, kRowsAhead, args.exec.stream),
+                  source, args.index, args.count, static_cast<Unit*>(args.out));
   });
 }
 

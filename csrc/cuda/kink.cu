@@ -1,48 +1,70 @@
-#include "cuda/common.cuh"
+#include "cuda/mask.cuh"
+#include "cuda/octets.cuh"
 
 namespace rad::cuda {
 namespace {
 
-template <class Real>
-RAD_DEVICE bool passes(Rule rule, Real x, Real lo, Real hi) {
+template <Rule R, class Real>
+RAD_DEVICE bool passes(Real x, Real lo, Real hi) {
+  if constexpr (R == Rule::kAbove) return x > lo;
+  if constexpr (R == Rule::kNotBelow) return !(x <= lo);
+  if constexpr (R == Rule::kBetween) return !(x <= lo || x >= hi);
+  if constexpr (R == Rule::kWithin) return x > lo && x < hi;
+  if constexpr (R == Rule::kOutside) return !(x >= lo && x <= hi);
+}
+
+template <Rule R, class T>
+__global__ void __launch_bounds__(kThreads)
+    kink_kernel(const T* x, Accumulate<T> lo, Accumulate<T> hi, uint32_t* mask, int64_t n, int64_t tiles) {
+  make_mask(
+      x, mask, n, tiles, [lo, hi](T v) { return passes<R>(widen(v), lo, hi); },
+      [](int64_t) { return [](int, const auto&) {}; }, [](int64_t, T) {});
+}
+
+template <class T>
+struct Slopes {
+  Accumulate<T> on, off;
+  const uint32_t* mask;
+  T* dx;
+};
+
+// The mask's bytes are octets.
+template <class T>
+__global__ void __launch_bounds__(kThreads) sloped_kernel(const T* dy, Slopes<T> p, int64_t n, bool vectors) {
+  using Real = Accumulate<T>;
+  each_octet(dy, n, vectors, [&](int64_t o, int64_t, const T(&item)[kOctet], const auto& store) {
+    const unsigned bits = reinterpret_cast<const uint8_t*>(p.mask)[o];
+    T dx[kOctet];
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e) {
+      const bool on = bits >> e & 1u;
+      const Real value = widen(item[e]) * (on ? p.on : p.off);
+      dx[e] = narrow<T>(on || p.off != 0 ? value : Real(0));
+    }
+    store(p.dx, dx);
+  });
+}
+
+// f(tag of the rule)
+template <Rule R>
+struct RuleTag {
+  static constexpr Rule value = R;
+};
+template <class F>
+int visit_rule(Rule rule, const F& f) {
   switch (rule) {
     case Rule::kAbove:
-      return x > lo;
+      return f(RuleTag<Rule::kAbove>{});
     case Rule::kNotBelow:
-      return !(x <= lo);
+      return f(RuleTag<Rule::kNotBelow>{});
     case Rule::kBetween:
-      return !(x <= lo || x >= hi);
+      return f(RuleTag<Rule::kBetween>{});
     case Rule::kWithin:
-      return x > lo && x < hi;
+      return f(RuleTag<Rule::kWithin>{});
     case Rule::kOutside:
-      return !(x >= lo && x <= hi);
+      return f(RuleTag<Rule::kOutside>{});
   }
-  return false;
-}
-
-// A warp makes a word, a lane a bit.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    kink_kernel(Rule rule, const T* x, Accumulate<T> lo, Accumulate<T> hi, uint32_t* mask, int64_t n) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / 32;
-  const int64_t warps = static_cast<int64_t>(gridDim.x) * (kThreads / 32);
-  for (int64_t w = warp; w * 32 < n; w += warps) {
-    const int64_t i = w * 32 + lane;
-    const bool bit = i < n && passes(rule, widen(x[i]), lo, hi);
-    const uint32_t word = __ballot_sync(0xFFFFFFFFu, static_cast<int>(bit));
-    if (lane == 0) mask[w] = word;
-  }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    sloped_kernel(const T* dy, const uint32_t* mask, Accumulate<T> on, Accumulate<T> off, T* dx, int64_t n) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < n; i += step) {
-    const Accumulate<T> value = widen(dy[i]), outside = off == 0 ? 0 : value * off;
-    dx[i] = narrow<T>(mask[i / 32] >> (i % 32) & 1u ? value * on : outside);
-  }
+  return kInvalidValue;
 }
 
 }  // namespace
@@ -54,9 +76,13 @@ int kink(const KinkArgs& args) {
     using Real = Accumulate<T>;
     const bool own = args.rule == Rule::kOutside;
     const auto lo = static_cast<Real>(args.lo), hi = static_cast<Real>(args.hi);
-    return launch(kink_kernel<T>, over_items(args.n, args.exec.stream), args.rule,
-                  static_cast<const T*>(args.x), own ? widen(narrow<T>(lo)) : lo,
-                  own ? widen(narrow<T>(hi)) : hi, args.mask, args.n);
+    const auto* x = static_cast<const T*>(args.x);
+    const int64_t tiles = aligned(x, kVectorBytes) ? args.n / kMaskTile : 0;
+    return visit_rule(args.rule, [&](auto rule) {
+      return launch(kink_kernel<decltype(rule)::value, T>, over_mask(args.n, tiles, args.exec.stream), x,
+                    own ? widen(narrow<T>(lo)) : lo, own ? widen(narrow<T>(hi)) : hi, args.mask, args.n,
+                    tiles);
+    });
   });
 }
 
@@ -65,9 +91,11 @@ int sloped(const SlopedArgs& args) {
   return visit_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using Real = Accumulate<T>;
-    return launch(sloped_kernel<T>, over_items(args.n, args.exec.stream), static_cast<const T*>(args.dy),
-                  args.mask, static_cast<Real>(args.on), static_cast<Real>(args.off),
-                  static_cast<T*>(args.dx), args.n);
+    const auto* dy = static_cast<const T*>(args.dy);
+    const Slopes<T> slopes{static_cast<Real>(args.on), static_cast<Real>(args.off), args.mask,
+                           static_cast<T*>(args.dx)};
+    return launch(sloped_kernel<T>, over_octets(args.n, args.exec.stream), dy, slopes, args.n,
+                  aligned(dy, kVectorBytes) && aligned(args.dx, kVectorBytes));
   });
 }
 

@@ -106,29 +106,26 @@ __global__ void __launch_bounds__(kThreads, kResident)
 
 // ---- codes ------------------------------------------------------------------------------------------------
 
-// Where the values to encode come from: octet `first` of a line, to be read up to `width`.
+// Where the values to encode come from: octet `first` of a line, to be read up to `width`; all of it where
+// Whole, which a source may refuse (`wholes`).
 template <class T>
 struct RowOctets {
   MatrixView x;
   RowList rows;
-  bool vectors;  // rows start at multiples of an octet's bytes
+  static constexpr int kLines = kAhead;  // in flight
+  bool wholes;                           // rows have one stride and start at multiples of a vector's bytes
 
-  RAD_DEVICE void operator()(int64_t tile, int64_t line, int64_t first, int64_t width,
-                             T (&value)[kOctet]) const {
-    const T* from = static_cast<const T*>(x.data) + offset_of_row(x, rows(tile, line)) +
-                    (tile * kTileWidth + first) * x.col_stride;
-    constexpr int kCount = kPerVector<T>;
-    if (vectors && first + kOctet <= width) {
+  template <bool Whole>
+  RAD_DEVICE void read(int64_t tile, int64_t line, int64_t first, int64_t width, T (&value)[kOctet]) const {
+    const int64_t row = rows(tile, line), column = tile * kTileWidth + first;
+    const T* data = static_cast<const T*>(x.data);
+    if constexpr (Whole) {
+      load_whole(data + row * x.stride[2] + column, 0, value);
+    } else {
+      const T* from = data + offset_of_row(x, row) + column * x.col_stride;
 #pragma unroll
-      for (int v = 0; v < kOctet / kCount; ++v) {
-        const auto part = reinterpret_cast<const Vector<T, kCount>*>(from)[v];
-#pragma unroll
-        for (int e = 0; e < kCount; ++e) value[v * kCount + e] = part.item[e];
-      }
-      return;
+      for (int e = 0; e < kOctet; ++e) value[e] = first + e < width ? from[e * x.col_stride] : narrow<T>(0);
     }
-#pragma unroll
-    for (int e = 0; e < kOctet; ++e) value[e] = first + e < width ? from[e * x.col_stride] : narrow<T>(0);
   }
 };
 
@@ -136,32 +133,61 @@ template <class T, class Columns>
 struct ColumnOctets {
   MatrixView x;
   Columns columns;
+  static constexpr int kLines = 1;
+  static constexpr bool wholes = true;
 
-  RAD_DEVICE void operator()(int64_t, int64_t line, int64_t first, int64_t width, T (&value)[kOctet]) const {
+  template <bool Whole>
+  RAD_DEVICE void read(int64_t, int64_t line, int64_t first, int64_t width, T (&value)[kOctet]) const {
     const T* row = static_cast<const T*>(x.data) + offset_of_row(x, line);
-    read_columns(row, x.col_stride, line, first, width, columns, value);
+    read_columns(row, x.col_stride, line, first, Whole ? first + kOctet : width, columns, value);
   }
 };
+
+// A thread walks down the lines with one octet, `Ahead` lines at a time.
+template <bool Whole, int Ahead, class T, class Octets>
+RAD_DEVICE void encode_down(const OctetPlace<T>& place, const Seed& seed, const Octets& octets, int64_t tile,
+                            int64_t lines, int64_t width) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y, first = place.octet * kOctet;
+  int64_t line = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+#pragma unroll 1
+  for (; line + (Ahead - 1) * step < lines; line += Ahead * step) {
+    T item[Ahead][kOctet];
+#pragma unroll
+    for (int a = 0; a < Ahead; ++a) octets.template read<Whole>(tile, line + a * step, first, width, item[a]);
+#pragma unroll
+    for (int a = 0; a < Ahead; ++a) {
+      Accumulate<T> value[kOctet];
+#pragma unroll
+      for (int e = 0; e < kOctet; ++e) value[e] = widen(item[a][e]);
+      encode_octet<Whole>(place, seed, line + a * step, value);
+    }
+  }
+  if constexpr (Ahead > 1) {
+    for (; line < lines; line += step) {
+      T item[kOctet];
+      octets.template read<Whole>(tile, line, first, width, item);
+      Accumulate<T> value[kOctet];
+#pragma unroll
+      for (int e = 0; e < kOctet; ++e) value[e] = widen(item[e]);
+      encode_octet<Whole>(place, seed, line, value);
+    }
+  }
+}
 
 template <class T, class Octets>
 RAD_DEVICE void encode_lines(const SavedView& saved, const Seed& seed, const Octets& octets) {
   const SavedLayout& m = saved.layout;
-  const int64_t line_step = static_cast<int64_t>(gridDim.x) * blockDim.y;
   const int64_t step = static_cast<int64_t>(gridDim.y) * blockDim.x * kOctet;
   const int64_t start = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kOctet;
   for (int64_t tile = blockIdx.z; tile < m.tiles; tile += gridDim.z) {
     const int64_t width = m.tile_width(tile);
-    for (int64_t line = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; line < m.lines;
-         line += line_step) {
-      // A team goes through the loop together, past the line's end too.
-      for (int64_t first = start; first / kGroup * kGroup < width; first += step) {
-        T item[kOctet];
-        octets(tile, line, first, width, item);
-        Accumulate<T> value[kOctet];
-#pragma unroll
-        for (int e = 0; e < kOctet; ++e) value[e] = widen(item[e]);
-        encode_octet<T>(saved, seed, tile, line, first, value);
-      }
+    // A team goes through the loops together, past the line's end too.
+    for (int64_t first = start; first / kGroup * kGroup < width; first += step) {
+      const OctetPlace<T> place(saved, tile, first);
+      if (octets.wholes && place.whole_group(width))
+        encode_down<true, Octets::kLines>(place, seed, octets, tile, m.lines, width);
+      else
+        encode_down<false, 1>(place, seed, octets, tile, m.lines, width);
     }
   }
 }
@@ -205,10 +231,12 @@ int pack_rows(const Packing& p) {
   if (m.bits) {
     return visit_dtype(p.args.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      const RowOctets<T> octets{p.args.x, rows, rows_aligned(p.args.x, sizeof(T), kVectorBytes)};
+      const bool wholes =
+          p.args.x.size[2] == p.args.x.rows && rows_aligned(p.args.x, sizeof(T), kVectorBytes);
+      const RowOctets<T> octets{p.args.x, rows, wholes};
       return launch(encode_rows_kernel<T>,
-                    over_matrix(m.lines, octets_of(m.width), p.args.exec.stream, m.tiles), p.saved, p.source,
-                    octets, p.trailer);
+                    over_lines(m.lines, octets_of(m.width), kAhead, p.args.exec.stream, m.tiles), p.saved,
+                    p.source, octets, p.trailer);
     });
   }
   const int64_t unit = copy_unit(p.args.x, m.item, p.args.saved);
@@ -216,7 +244,8 @@ int pack_rows(const Packing& p) {
     using Unit = typename decltype(tag)::type;
     const int64_t ratio = unit / m.item;
     const RowTiles shape{m.tiles, m.width / ratio, m.last_width / ratio};
-    return launch(pack_rows_kernel<Unit>, over_matrix(m.lines, shape.width, p.args.exec.stream, m.tiles),
+    return launch(pack_rows_kernel<Unit>,
+                  over_lines(m.lines, shape.width, kRowsAhead, p.args.exec.stream, m.tiles),
                   in_units(p.args.x, m.item, unit), rows, shape, static_cast<Unit*>(p.args.saved), p.trailer);
   });
 }
@@ -225,7 +254,7 @@ int pack_columns(const Packing& p, const Sampler& plan) {
   const SavedLayout& m = p.saved.layout;
   const bool same = p.args.spec.sampling == Sampling::kSame;
   if (m.bits) {
-    const LaunchConfig config = over_matrix(m.lines, octets_of(m.width), p.args.exec.stream);
+    const LaunchConfig config = over_lines(m.lines, octets_of(m.width), kAhead, p.args.exec.stream);
     return visit_dtype(p.args.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
       if (same) return launch(encode_same_kernel<T>, config, p.saved, p.source, p.args.x, p.index, p.trailer);

@@ -4,6 +4,8 @@
 
 namespace rad::cuda {
 
+constexpr int kRowsAhead = 4;  // rows of a thread in flight together
+
 // out[i, :] = convert(i, m[rows(i), :]), i < count; out is contiguous, strides of m count items of In.
 template <class In, class Out, class Rows, class Convert>
 RAD_DEVICE void copy_rows(const MatrixView& m, int64_t count, const Rows& rows, Out* out,
@@ -11,10 +13,26 @@ RAD_DEVICE void copy_rows(const MatrixView& m, int64_t count, const Rows& rows, 
   const int64_t row_step = static_cast<int64_t>(gridDim.x) * blockDim.y;
   const int64_t col_step = static_cast<int64_t>(gridDim.y) * blockDim.x;
   const int64_t first_col = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; i < count; i += row_step) {
-    const In* from = static_cast<const In*>(m.data) + offset_of_row(m, rows(i));
-    for (int64_t c = first_col; c < m.cols; c += col_step)
-      out[i * m.cols + c] = convert(i, from[c * m.col_stride]);
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+#pragma unroll 1
+  for (int64_t i = first_row; i < count; i += kRowsAhead * row_step) {
+    const In* from[kRowsAhead];
+#pragma unroll
+    for (int a = 0; a < kRowsAhead; ++a) {  // past the last row, that row once more
+      const int64_t row = i + a * row_step;
+      from[a] = static_cast<const In*>(m.data) + offset_of_row(m, rows(row < count ? row : count - 1));
+    }
+#pragma unroll 1
+    for (int64_t c = first_col; c < m.cols; c += col_step) {
+      In value[kRowsAhead];
+#pragma unroll
+      for (int a = 0; a < kRowsAhead; ++a) value[a] = from[a][c * m.col_stride];
+#pragma unroll
+      for (int a = 0; a < kRowsAhead; ++a) {
+        const int64_t row = i + a * row_step;
+        if (row < count) out[row * m.cols + c] = convert(row, value[a]);
+      }
+    }
   }
 }
 

@@ -29,57 +29,88 @@ RAD_HD int64_t octets_of(int64_t width) { return (width + kGroup - 1) / kGroup *
 
 // ---- codes as bits ----------------------------------------------------------------------------------------
 
-// An octet's codes from the low end. The words of a line are written to their end and not beyond.
-RAD_DEVICE void store_codes(const SavedView& saved, int64_t tile, int64_t line, int64_t first,
-                            uint64_t codes) {
-  const int64_t bits = saved.layout.bits, at = first / kOctet * bits, pitch = saved.layout.pitch(tile);
-  char* to = saved.data + saved.layout.line_offset(tile, line) + at;
-  if (at >= pitch) return;
-  switch (bits) {
-    case 8:
-      reinterpret_cast<uint32_t*>(to)[0] = static_cast<uint32_t>(codes);
-      if (at + 4 < pitch) reinterpret_cast<uint32_t*>(to)[1] = static_cast<uint32_t>(codes >> 32);
-      break;
-    case 4:
-      *reinterpret_cast<uint32_t*>(to) = static_cast<uint32_t>(codes);
-      break;
-    case 3:
-#pragma unroll
-      for (int byte = 0; byte < 3; ++byte)
-        if (at + byte < pitch)
-          reinterpret_cast<uint8_t*>(to)[byte] = static_cast<uint8_t>(codes >> (8 * byte));
-      break;
-    case 2:
-      *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(codes);
-      break;
-    default:
-      *reinterpret_cast<uint8_t*>(to) = static_cast<uint8_t>(codes);
-  }
-}
+// Values [first, first + 8) of the lines of one tile: all about them that does not depend on the line.
+template <class T>
+struct OctetPlace {
+  char* codes;     // line 0's
+  T* lo;           // of their group, line 0's
+  uint16_t* step;  // likewise
+  int64_t pitch, first_line, octet;
+  int bits, count;  // how many of the values exist
+  int bytes;        // of their codes to the line's end
 
-RAD_DEVICE uint64_t load_codes(const SavedView& saved, int64_t tile, int64_t line, int64_t first) {
-  const int64_t bits = saved.layout.bits, at = first / kOctet * bits, pitch = saved.layout.pitch(tile);
-  const char* from = saved.data + saved.layout.line_offset(tile, line) + at;
-  switch (bits) {
-    case 8: {
-      const uint64_t high = at + 4 < pitch ? reinterpret_cast<const uint32_t*>(from)[1] : 0;
-      return high << 32 | reinterpret_cast<const uint32_t*>(from)[0];
-    }
-    case 4:
-      return *reinterpret_cast<const uint32_t*>(from);
-    case 3: {
-      uint64_t codes = 0;
-#pragma unroll
-      for (int byte = 0; byte < 3; ++byte)
-        if (at + byte < pitch) codes |= static_cast<uint64_t>(static_cast<uint8_t>(from[byte])) << (8 * byte);
-      return codes;
-    }
-    case 2:
-      return *reinterpret_cast<const uint16_t*>(from);
-    default:
-      return *reinterpret_cast<const uint8_t*>(from);
+  // Whether the group has all its values: all its teams' threads agree.
+  RAD_DEVICE bool whole_group(int64_t width) const { return (octet / kTeam + 1) * kGroup <= width; }
+
+  // `first` is a multiple of 8, and not beyond the line's last group.
+  RAD_DEVICE OctetPlace(const SavedView& saved, int64_t tile, int64_t first) {
+    const SavedLayout& m = saved.layout;
+    const int64_t at = first / kOctet * m.bits, left = m.tile_width(tile) - first;
+    const int64_t place = m.group_place(tile, first / kGroup, 0);
+    pitch = m.pitch(tile);
+    codes = saved.data + m.line_offset(tile, 0) + at;
+    lo = saved.plane<T>(m.lo) + place;
+    step = saved.plane<uint16_t>(m.step) + place;
+    first_line = tile * m.lines;
+    octet = first / kOctet;
+    bits = static_cast<int>(m.bits);
+    count = static_cast<int>(left < 0 ? 0 : left < kOctet ? left : kOctet);
+    bytes = static_cast<int>(pitch - at < kOctet ? pitch - at : kOctet);
   }
-}
+
+  RAD_DEVICE Words noise(const Seed& seed, int64_t line) const {
+    return random_words(seed, Role::kDither, first_line + line, octet);
+  }
+
+  // An octet's codes from the low end. The words of a line are written to their end and not beyond.
+  template <bool Whole>
+  RAD_DEVICE void store_codes(int64_t line, uint64_t value) const {
+    if (!Whole && bytes <= 0) return;
+    char* to = codes + line * pitch;
+    switch (opaque(bits)) {
+      case 8:
+        reinterpret_cast<uint32_t*>(to)[0] = static_cast<uint32_t>(value);
+        if (Whole || bytes > 4) reinterpret_cast<uint32_t*>(to)[1] = static_cast<uint32_t>(value >> 32);
+        break;
+      case 4:
+        *reinterpret_cast<uint32_t*>(to) = static_cast<uint32_t>(value);
+        break;
+      case 3:
+#pragma unroll
+        for (int byte = 0; byte < 3; ++byte)
+          if (Whole || byte < bytes) to[byte] = static_cast<char>(value >> (8 * byte));
+        break;
+      case 2:
+        *reinterpret_cast<uint16_t*>(to) = static_cast<uint16_t>(value);
+        break;
+      default:
+        *reinterpret_cast<uint8_t*>(to) = static_cast<uint8_t>(value);
+    }
+  }
+
+  RAD_DEVICE uint64_t load_codes(int64_t line) const {
+    const char* from = codes + line * pitch;
+    switch (opaque(bits)) {
+      case 8: {
+        const uint64_t high = bytes > 4 ? reinterpret_cast<const uint32_t*>(from)[1] : 0;
+        return high << 32 | reinterpret_cast<const uint32_t*>(from)[0];
+      }
+      case 4:
+        return *reinterpret_cast<const uint32_t*>(from);
+      case 3: {
+        uint64_t value = 0;
+#pragma unroll
+        for (int byte = 0; byte < 3; ++byte)
+          if (byte < bytes) value |= static_cast<uint64_t>(static_cast<uint8_t>(from[byte])) << (8 * byte);
+        return value;
+      }
+      case 2:
+        return *reinterpret_cast<const uint16_t*>(from);
+      default:
+        return *reinterpret_cast<const uint8_t*>(from);
+    }
+  }
+};
 
 // ---- numbers ----------------------------------------------------------------------------------------------
 
@@ -93,75 +124,68 @@ RAD_DEVICE Dither<Real> group_dither(const SavedView& saved, int64_t tile, int64
           static_cast<int>(m.bits)};
 }
 
-// Range of a team's values; false where one of them is not finite.
+// Range of a team's values, of no meaning where one of them is not finite; false there.
 template <class Real>
 RAD_DEVICE bool team_range(unsigned team, const Real (&value)[kOctet], Real& lo, Real& hi) {
-  bool finite = true;
+  Real poison = 0;
   lo = hi = value[0];
 #pragma unroll
   for (int e = 0; e < kOctet; ++e) {
-    lo = value[e] < lo ? value[e] : lo;
-    hi = value[e] > hi ? value[e] : hi;
-    finite = finite && value[e] - value[e] == 0;
+    lo = min(lo, value[e]);
+    hi = max(hi, value[e]);
+    poison += product(value[e], Real(0));  // infinity and NaN make it NaN
   }
 #pragma unroll
   for (int step = 1; step < kTeam; step *= 2) {
-    const Real low = __shfl_xor_sync(team, lo, step), high = __shfl_xor_sync(team, hi, step);
-    lo = low < lo ? low : lo;
-    hi = high > hi ? high : hi;
+    lo = min(lo, __shfl_xor_sync(team, lo, step));
+    hi = max(hi, __shfl_xor_sync(team, hi, step));
   }
   lo += Real(0);  // either zero becomes +0
   hi += Real(0);
-  return __all_sync(team, static_cast<int>(finite)) != 0;
+  return __all_sync(team, static_cast<int>(poison == 0)) != 0;
 }
 
-// The team's group -> codes, lo and step. Every thread of the team calls; values past the line's end are
-// anything.
-template <class T, class Real = Accumulate<T>>
-RAD_DEVICE void encode_octet(const SavedView& saved, const Seed& seed, int64_t tile, int64_t line,
-                             int64_t first, Real (&value)[kOctet]) {
-  const SavedLayout& m = saved.layout;
-  const int bits = static_cast<int>(m.bits);
+// The team's group of one line -> codes, lo and step. Every thread of the team calls; values past the line's
+// end are anything. Whole: the group has all its values.
+template <bool Whole, class T, class Real>
+RAD_DEVICE void encode_octet(const OctetPlace<T>& place, const Seed& seed, int64_t line,
+                             Real (&value)[kOctet]) {
   const int lane = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x) % 32;
   const unsigned team = 0xFFu << (lane / kTeam * kTeam);
-  const int64_t left = m.tile_width(tile) - first;
-  const Real filler = __shfl_sync(team, value[0], 0, kTeam);
+  if constexpr (!Whole) {
+    const Real filler = __shfl_sync(team, value[0], 0, kTeam);
 #pragma unroll
-  for (int e = 0; e < kOctet; ++e) value[e] = e < left ? value[e] : filler;
+    for (int e = 0; e < kOctet; ++e) value[e] = e < place.count ? value[e] : filler;
+  }
   Real lo, hi;
   const bool finite = team_range(team, value, lo, hi);
   if constexpr (std::is_same_v<T, bf16>) lo = down_to_bf16(lo);
-  const float step = finite ? Dither<Real>::step_for(lo, hi, bits) : bits_float(0x7FC00000u);
-  const Dither<Real> dither(lo, step, bits);
-  const Words noise = dither_call(seed.key, seed.salt, tile * m.lines + line, first);
-  uint64_t codes = 0;
-#pragma unroll
-  for (int e = 0; e < kOctet; ++e) {
-    const auto code = static_cast<uint64_t>(dither.encode(value[e], dither_noise(noise, e)));
-    codes |= e < left ? code << (bits * e) : 0;
-  }
-  store_codes(saved, tile, line, first, codes);
-  if (first % kGroup == 0) {
-    const int64_t place = m.group_place(tile, first / kGroup, line);
-    saved.plane<T>(m.lo)[place] = narrow<T>(static_cast<Accumulate<T>>(Dither<Real>::stored_lo(lo, step)));
-    saved.plane<uint16_t>(m.step)[place] = static_cast<uint16_t>(float_bits(step) >> 16);
+  const float step = finite ? Dither<Real>::step_for(lo, hi, place.bits) : bits_float(0x7FC00000u);
+  const uint64_t codes = OctetDither<Real>(lo, step).encode(value, place.noise(seed, line), place.bits);
+  place.template store_codes<Whole>(line, Whole ? codes : first_codes(codes, place.count, place.bits));
+  if (place.octet % kTeam == 0) {
+    place.lo[line] = narrow<T>(static_cast<Accumulate<T>>(Dither<Real>::stored_lo(lo, step)));
+    place.step[line] = static_cast<uint16_t>(float_bits(step) >> 16);
   }
 }
+template <class T, class Real = Accumulate<T>>
+RAD_DEVICE void encode_octet(const SavedView& saved, const Seed& seed, int64_t tile, int64_t line,
+                             int64_t first, Real (&value)[kOctet]) {
+  encode_octet<false>(OctetPlace<T>(saved, tile, first), seed, line, value);
+}
 
-// Values [first, first + 8) of a line as numbers; `first`, a multiple of 8, is below its width.
+// One line's values of a place as numbers; those past its end are anything.
+template <class T, class Real>
+RAD_DEVICE void decode_octet(const OctetPlace<T>& place, const Seed& seed, int64_t line,
+                             Real (&value)[kOctet]) {
+  const float step = bits_float(static_cast<uint32_t>(place.step[line]) << 16);
+  const OctetDither<Real> dither(static_cast<Real>(widen(place.lo[line])), step);
+  dither.decode(place.load_codes(line), place.noise(seed, line), place.bits, value);
+}
 template <class T, class Real = Accumulate<T>>
 RAD_DEVICE void decode_octet(const SavedView& saved, const Seed& seed, int64_t tile, int64_t line,
                              int64_t first, Real (&value)[kOctet]) {
-  const SavedLayout& m = saved.layout;
-  const auto dither = group_dither<T, Real>(saved, tile, line, first);
-  const Words noise = dither_call(seed.key, seed.salt, tile * m.lines + line, first);
-  const uint64_t codes = load_codes(saved, tile, line, first);
-  const int bits = static_cast<int>(m.bits);
-#pragma unroll
-  for (int e = 0; e < kOctet; ++e) {
-    const int code = static_cast<int>(codes >> (bits * e) & ((1u << bits) - 1));
-    value[e] = dither.decode(code, dither_noise(noise, e));
-  }
+  decode_octet(OctetPlace<T>(saved, tile, first), seed, line, value);
 }
 
 // Coded value `column`, whose noise is in `noise`.

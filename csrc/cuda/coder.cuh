@@ -1,0 +1,106 @@
+// core/dither.h for the eight values of one Philox call: the same codes and numbers in fewer instructions,
+// none of them of the slow conversion and division units (docs/kernels.md tells the counts).
+#pragma once
+#include "core/dither.h"
+#include "cuda/common.cuh"
+
+namespace rad::cuda {
+
+constexpr int kOctet = 8;
+
+// Integers below 2^23 in the mantissa of 2^23: adding or removing these bits converts without an instruction.
+constexpr float kMantissa = 8388608.0f;
+constexpr uint32_t kMantissaBits = 0x4B000000u;
+
+// Dither<float>::fraction of the noise of value e. Exact: (2^23 + noise) 2^-16 - (128 - 2^-17).
+RAD_DEVICE float octet_fraction(const Words& call, int e) {
+  const uint32_t noise = permute_bytes(call.w[e / 2], kMantissaBits >> 16, e % 2 ? 0x5432 : 0x5410);
+  return fmaf(bits_float(noise), 1.0f / 65536, -16777215.0f / 131072);
+}
+
+template <class Real>
+struct OctetDither;
+
+template <>
+struct OctetDither<float> {
+  float lo, step, scale, divisor, reciprocal;
+
+  // A power of two takes the divisor to where nothing over- or underflows; it rounds nothing.
+  RAD_HD OctetDither(float lo_, float step_)
+      : lo(lo_),
+        step(step_),
+        scale(step < 0x1p-60f  ? 0x1p60f
+              : step > 0x1p60f ? 0x1p-60f
+                               : 1.0f),
+        divisor(step * scale),
+        reciprocal(step > 0 ? 1.0f / divisor : 0.0f) {}
+
+  // (value - lo) / step, rounded correctly: a step has 8 significant bits, and for all of those a quotient
+  // corrected once by its exact remainder is the IEEE quotient (tests/cpp/test_coder.cpp, exhaustively).
+  RAD_DEVICE float quotient(float value) const {
+    const float n = product(value - lo, scale), q = product(n, reciprocal);
+    return fmaf(fmaf(-q, divisor, n), reciprocal, q);
+  }
+
+  // Values lie between lo and lo + step (2^bits - 1), so that no code needs a limit.
+  RAD_DEVICE uint64_t encode(const float (&value)[kOctet], const Words& noise, int bits) const {
+    uint32_t half[2] = {};
+    const uint32_t first = 1, second = 1u << bits, third = 1u << (2 * bits), fourth = 1u << (3 * bits);
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e) {
+      const float t = quotient(value[e]), whole = add_toward_zero(t, kMantissa);
+      const float rest = t - (whole - kMantissa);
+      const float code = whole + (octet_fraction(noise, e) >= 1.0f - rest ? 1.0f : 0.0f);
+      half[e / 4] += float_bits(code) * (e % 4 == 0   ? first
+                                         : e % 4 == 1 ? second
+                                         : e % 4 == 2 ? third
+                                                      : fourth);
+    }
+    const uint32_t above = kMantissaBits * (first + second + third + fourth);
+    const uint64_t codes = static_cast<uint64_t>(half[1] - above) << (4 * bits) | (half[0] - above);
+    return step > 0 ? codes : 0;
+  }
+
+  RAD_DEVICE void decode(uint64_t codes, const Words& noise, int bits, float (&value)[kOctet]) const {
+    const uint32_t half[2] = {static_cast<uint32_t>(codes), static_cast<uint32_t>(codes >> (4 * bits))};
+    const uint32_t mask = (1u << bits) - 1;
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e) {
+      const uint32_t code = (half[e / 4] >> (bits * (e % 4)) & mask) | kMantissaBits;
+      const float centre = bits_float(code) - (kMantissa - 0.5f);
+      value[e] = lo + product(step, centre - octet_fraction(noise, e));
+    }
+  }
+};
+
+template <>
+struct OctetDither<double> {
+  double lo, step;
+
+  RAD_HD OctetDither(double lo_, double step_) : lo(lo_), step(step_) {}
+
+  RAD_DEVICE uint64_t encode(const double (&value)[kOctet], const Words& noise, int bits) const {
+    const Dither<double> dither(lo, step, bits);
+    uint64_t codes = 0;
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e)
+      codes |= static_cast<uint64_t>(dither.encode(value[e], dither_noise(noise, e))) << (bits * e);
+    return codes;
+  }
+
+  RAD_DEVICE void decode(uint64_t codes, const Words& noise, int bits, double (&value)[kOctet]) const {
+    const Dither<double> dither(lo, step, bits);
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e) {
+      const int code = static_cast<int>(codes >> (bits * e) & ((1u << bits) - 1));
+      value[e] = dither.decode(code, dither_noise(noise, e));
+    }
+  }
+};
+
+// Codes of elements from `count` on cleared.
+RAD_DEVICE uint64_t first_codes(uint64_t codes, int64_t count, int bits) {
+  return count < kOctet ? codes & ((uint64_t{1} << (bits * count)) - 1) : codes;
+}
+
+}  // namespace rad::cuda

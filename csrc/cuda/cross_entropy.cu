@@ -72,7 +72,8 @@ struct ClassPlace {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) cross_entropy_kernel(BackwardParams<T> m, KeySource source) {
+__global__ void __launch_bounds__(kThreads, kResident)
+    cross_entropy_kernel(BackwardParams<T> m, KeySource source) {
   using Real = Accumulate<T>;
   const Seed seed = source.seed();
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;

@@ -13,7 +13,7 @@ RAD_DEVICE bool passes(T v) {  // NaN passes
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     relu_kernel(const T* x, T* y, uint32_t* mask, int64_t n, int64_t tiles) {
   using Chunk = Vector<T, kPerVector<T>>;
   const auto rectify = [y](int64_t tile) {

@@ -134,7 +134,7 @@ struct ColumnOctets {
   MatrixView x;
   Columns columns;
   static constexpr int kLines = 1;
-  static constexpr bool wholes = true;
+  static constexpr bool wholes = false;  // two copies of the sampler's code would spill
 
   template <bool Whole>
   RAD_DEVICE void read(int64_t, int64_t line, int64_t first, int64_t width, T (&value)[kOctet]) const {
@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, 1)  // fp64 needs all registers
     encode_different_kernel(SavedView saved, KeySource source, MatrixView x, Sampler plan,
                             TrailerWriter trailer) {
   trailer.write();

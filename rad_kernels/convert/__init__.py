@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal, TypeVar, overload
 
 import torch
 from torch.nn import Module
@@ -12,13 +13,47 @@ from ..sketch import BITS, NORM_BITS
 from . import functions, gated, swap
 from . import recompute as recomputing
 from .choose import Choice, Pattern, Sketches, Wishes, as_patterns, choose
-from .conv1d import Conv1DForward
 from .functions import INSTEAD
+from .lookalikes import Lookalike
 from .probe import Probe, run
 from .report import Kept, Report, Row
 from .share import Group, SharedLinear
 
 __all__ = ["Kept", "Report", "Row", "convert", "restore"]
+
+
+AnyModule = TypeVar("AnyModule", bound=Module)
+
+
+@overload
+def convert(
+    model: AnyModule,
+    sketch: Sketches,
+    norm_bits: int | None = 4,
+    act_bits: int | None = 4,
+    include: Pattern | Iterable[Pattern] | None = None,
+    exclude: Pattern | Iterable[Pattern] | None = None,
+    share: str | bool = "auto",
+    example_inputs: object = None,
+    recompute: str | None = None,
+    dry_run: Literal[False] = False,
+) -> AnyModule: ...
+
+
+@overload
+def convert(
+    model: Module,
+    sketch: Sketches,
+    norm_bits: int | None = 4,
+    act_bits: int | None = 4,
+    include: Pattern | Iterable[Pattern] | None = None,
+    exclude: Pattern | Iterable[Pattern] | None = None,
+    share: str | bool = "auto",
+    example_inputs: object = None,
+    recompute: str | None = None,
+    *,
+    dry_run: Literal[True],
+) -> Report: ...
 
 
 def convert(
@@ -89,7 +124,7 @@ def convert(
     return model
 
 
-def restore(model: Module) -> Module:
+def restore(model: AnyModule) -> AnyModule:
     """Undo ``convert``: torch's own classes and attributes, the same Parameters; returns the model.
 
     Raises:
@@ -159,7 +194,8 @@ def _apply(
     grouped = {id(choice.module) for group in groups for choice in group}
     for choice in converted:
         if choice.layer is None:
-            forward = Conv1DForward(choice.module, choice.sketch)
+            (setting,) = choice.settings.values()
+            forward = Lookalike(choice.module, choice.lookalike, setting)
             swap.add_attributes(choice.module, forward=forward)
         else:
             new = SharedLinear if id(choice.module) in grouped else choice.layer.rad

@@ -11,23 +11,31 @@ from torch.nn import Module, Parameter
 
 from ..sketch import Sketch
 from . import matrices
-from .conv1d import is_hf_conv1d
+from .lookalikes import Lookalike, kind_of, known_as
 from .probe import Probe
 from .registry import Layer, by_torch_class, known_base, subclassed
 
 Pattern = str | type[Module]
 Sketches = Sketch | Mapping[Pattern, Sketch | None]
 
+ALREADY = "already a layer of rad_kernels"
+
 
 @dataclass
 class Choice:
-    """A layer and what becomes of it: settings, or the reason why it is left alone."""
+    """A layer and what becomes of it: settings, or the reason why it is left alone. What has no torch class
+    that it could be swapped for is a lookalike of the given name."""
 
     name: str
     module: Module
     layer: Layer | None
     settings: dict[str, object] = field(default_factory=dict)
     reason: str = ""
+    lookalike: str = ""
+
+    @property
+    def kind(self) -> str:
+        return kind_of(self.lookalike) if self.layer is None else self.layer.kind
 
     @property
     def sketch(self) -> Sketch:
@@ -109,11 +117,11 @@ def choose(model: Module, wishes: Wishes, probe: Probe | None) -> list[Choice]:
         if choice.reason:
             continue
         choice.reason = _not_asked(choice, wishes)
-        if not choice.reason and choice.layer is not None and choice.layer.kind != "sketch":
-            choice.settings = dict(choice.layer.settings)
+        if not choice.reason and choice.kind != "sketch":
+            choice.settings = dict(choice.layer.settings) if choice.layer else {}
             bits = {"norm": wishes.norm_bits, "activation": wishes.act_bits}
-            if choice.layer.kind in bits:
-                choice.settings["bits"] = bits[choice.layer.kind]
+            if choice.kind in bits:
+                choice.settings["bits"] = bits[choice.kind]
         elif not choice.reason:
             sketch = wishes.sketch_of(choice.name, choice.module)
             choice.settings = {**(choice.layer.settings if choice.layer else {}), "sketch": sketch}
@@ -125,16 +133,19 @@ def _candidate(name: str, module: Module) -> Choice | None:
     cls = type(module)
     base = known_base(cls)
     layer = None if base is None else by_torch_class()[base]
-    if layer is None and not is_hf_conv1d(module):
+    if isinstance(module.__dict__.get("forward"), Lookalike):
+        return Choice(name, module, None, reason=ALREADY)
+    lookalike = "" if layer is not None else known_as(module)
+    if layer is None and not lookalike:
         bases = list(subclassed(cls))
         if not bases:
             return None
         if any(issubclass(cls, by_torch_class()[b].rad) for b in bases):
-            return Choice(name, module, None, reason="already a layer of rad_kernels")
+            return Choice(name, module, None, reason=ALREADY)
         return Choice(name, module, None, reason=f"a subclass of torch.nn.{bases[0].__name__}")
     if "forward" in module.__dict__:
         return Choice(name, module, layer, reason="its forward was replaced on the instance")
-    return Choice(name, module, layer)
+    return Choice(name, module, layer, lookalike=lookalike)
 
 
 def _check_patterns(wishes: Wishes, choices: list[Choice]) -> None:
@@ -152,10 +163,9 @@ def _not_asked(choice: Choice, wishes: Wishes) -> str:
         return "not in include"
     if any(matches(p, name, module) for p in wishes.exclude):
         return "in exclude"
-    kind = choice.layer.kind if choice.layer else "sketch"
-    if kind == "norm" and wishes.norm_bits is None:
+    if choice.kind == "norm" and wishes.norm_bits is None:
         return "norm_bits is None"
-    if kind == "activation" and wishes.act_bits is None:
+    if choice.kind == "activation" and wishes.act_bits is None:
         return "act_bits is None"
     return ""
 

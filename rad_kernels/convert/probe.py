@@ -50,6 +50,19 @@ class Step:
         return model(*self.inputs) if self.run is None else self.run(model, *self.inputs)
 
 
+class Watcher:
+    """A forward pre-hook that writes the call down and changes nothing of it."""
+
+    def __init__(self, probe: Probe, name: str) -> None:
+        self.probe, self.name = probe, name
+
+    def __call__(self, _module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.probe.order.append(self.name)
+        x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        if x is not None:
+            self.probe.inputs.setdefault(self.name, []).append(x)
+
+
 def as_call(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of the model's call.
 
@@ -79,17 +92,8 @@ def run(model: Module, example_inputs: object, calls: bool = True) -> Probe:
         forward = partial(model, *args, **kwargs)
     probe = Probe([leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)])
 
-    def watch(name: str) -> Callable[..., None]:
-        def called(_module: Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            probe.order.append(name)
-            x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
-            if x is not None:
-                probe.inputs.setdefault(name, []).append(x)
-
-        return called
-
     handles = [
-        module.register_forward_pre_hook(watch(name), with_kwargs=True)
+        module.register_forward_pre_hook(Watcher(probe, name), with_kwargs=True)
         for name, module in (model.named_modules() if calls else ())
     ]
     try:

@@ -20,6 +20,7 @@ from .. import functional
 from ..functional import SketchWarning
 from ..functional._checks import autocast_dtype
 from ..nn import Linear
+from .probe import Watcher
 
 # So many passes in a row in which some member did not take its output are no accident.
 WASTED = 8
@@ -70,9 +71,7 @@ class Group:
         if self._wasted >= WASTED:
             self._dissolve("its members are not called with one tensor")
             return None
-        if any(
-            type(m) is not SharedLinear or m._forward_pre_hooks or "forward" in vars(m) for m in self.members
-        ):
+        if any(_is_changed(member) for member in self.members):
             self._dissolve("a member got a hook, a parametrization or another forward")
             return None
         first = self.members[index]
@@ -103,6 +102,14 @@ class Group:
         warnings.warn(
             f"{', '.join(self.names)} no longer share a pack: {reason}", SketchWarning, stacklevel=5
         )
+
+
+def _is_changed(member: SharedLinear) -> bool:
+    """Whether a call of the member may be more than its forward: a probe's hooks are not."""
+    hooks = member._forward_pre_hooks.values()
+    if type(member) is not SharedLinear or "forward" in vars(member):
+        return True
+    return any(not isinstance(hook, Watcher) for hook in hooks)
 
 
 class SharedLinear(Linear):

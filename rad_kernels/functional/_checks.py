@@ -17,6 +17,11 @@ class SketchWarning(UserWarning):
 def check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
+    if type(value).__name__ == "DTensor":
+        raise TypeError(
+            f"{name} must be an ordinary tensor, got a DTensor: layers that tensor parallelism splits cannot "
+            "be sampled; leave them out of convert (exclude=...) or restore() them"
+        )
     if value.is_nested:
         raise TypeError(f"{name} must be a strided tensor, got a nested one")
     if value.layout != torch.strided:

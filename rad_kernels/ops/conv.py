@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.library import register_fake
 
 from ..sketch import saved_nbytes
+from .key import visible_key
 from .linear import Spec
 from .salt import rank_salt
 
@@ -43,7 +44,7 @@ def conv(
         spec,
         by_channel,
         rank_salt(),
-        key,
+        visible_key(key, x.device),
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.library import register_fake
 
 from ..sketch import PLANE_ALIGN, TRAILER_BYTES
+from .key import visible_key
 from .salt import rank_salt
 
 _ops = torch.ops.rad_kernels
@@ -78,7 +79,7 @@ def activation(
     x: Tensor, function: str, parameters: Parameters, bits: int, key: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """``(f(x), saved)``: torch's f and ``bits``-bit codes of f'(x) in f(x)'s memory order."""
-    return _ops.activation(x, NUMBER[function], parameters, bits, rank_salt(), key)
+    return _ops.activation(x, NUMBER[function], parameters, bits, rank_salt(), visible_key(key, x.device))
 
 
 def derivative_product(
@@ -101,7 +102,7 @@ torch.library.impl("rad_kernels::activation", ("cpu", "cuda"))(_activation)
 
 def dropout(x: Tensor, threshold: int, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """``(y, saved)``: x scaled where its 32-bit word is at least ``threshold``, else 0; saved is the key."""
-    return _ops.dropout(x, threshold, rank_salt(), key)
+    return _ops.dropout(x, threshold, rank_salt(), visible_key(key, x.device))
 
 
 def dropout_backward(dy: Tensor, saved: Tensor, threshold: int, stride: Sequence[int]) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.library import register_fake
 
 from ..sketch import saved_nbytes
+from .key import visible_key
 from .linear import draw_key, unpack
 from .salt import rank_salt
 
@@ -62,6 +63,7 @@ def gated(
     Each pack has a key of its own: ``keys`` (int64, two), or drawn. What is not to be kept is empty, though
     its key is drawn.
     """
+    keys = visible_key(keys, gate.device, 2)
     return _ops.gated(gate, up, _NAMES.index(activation), bits, keep_gate, keep_up, rank_salt(), keys)
 
 

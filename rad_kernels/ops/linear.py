@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.library import register_fake
 
 from ..sketch import saved_nbytes
+from .key import visible_key
 from .salt import rank_salt
 
 Spec = tuple[int, ...]
@@ -21,7 +22,7 @@ def linear(
 
     ``key`` (int64, one element, x's device) fixes the sample; None draws it from torch's generator.
     """
-    return _ops.linear(x, weight, bias, spec, rank_salt(), key)
+    return _ops.linear(x, weight, bias, spec, rank_salt(), visible_key(key, x.device))
 
 
 def linear_shared(
@@ -32,7 +33,7 @@ def linear_shared(
     key: Tensor | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """``([F.linear(x, w, b) for w, b], saved)``: one pack serves all products."""
-    return _ops.linear_shared(x, weights, biases, spec, rank_salt(), key)
+    return _ops.linear_shared(x, weights, biases, spec, rank_salt(), visible_key(key, x.device))
 
 
 def linear_wgrad(dy: Tensor, saved: Tensor, features: int, spec: Spec) -> Tensor:
@@ -54,7 +55,7 @@ def pack(x: Tensor, spec: Spec, key: Tensor | None = None) -> Tensor:
 
     Not for autograd: a pack apart from its product is re-executed with another key by torch.compile.
     """
-    return _ops.pack(x, spec, rank_salt(), key)
+    return _ops.pack(x, spec, rank_salt(), visible_key(key, x.device))
 
 
 def unpack(saved: Tensor, rows: int, features: int, dtype: torch.dtype, spec: Spec) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.library import register_fake
 
 from ..sketch import PLANE_ALIGN, TRAILER_BYTES
+from .key import visible_key
 from .salt import rank_salt
 
 _ops = torch.ops.rad_kernels
@@ -56,7 +57,7 @@ def class_loss(
 
 def log_softmax(x: Tensor, dim: int, bits: int, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """``(log_softmax(x), saved)``: torch's, and ``bits``-bit codes of its exponential."""
-    return _ops.log_softmax(x, dim, bits, rank_salt(), key)
+    return _ops.log_softmax(x, dim, bits, rank_salt(), visible_key(key, x.device))
 
 
 def cross_entropy_backward(

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.library import register_fake
 
 from ..sketch import saved_nbytes
+from .key import visible_key
 from .salt import rank_salt
 
 _ops = torch.ops.rad_kernels
@@ -37,14 +38,14 @@ def layer_norm(
     key: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(F.layer_norm(x, shape, weight, bias, eps), saved, rstd [sets])``."""
-    return _ops.layer_norm(x, shape, weight, bias, eps, bits, rank_salt(), key)
+    return _ops.layer_norm(x, shape, weight, bias, eps, bits, rank_salt(), visible_key(key, x.device))
 
 
 def rms_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None, eps: float, bits: int, key: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(F.rms_norm(x, shape, weight, eps), saved, rstd [sets])``."""
-    return _ops.rms_norm(x, shape, weight, eps, bits, rank_salt(), key)
+    return _ops.rms_norm(x, shape, weight, eps, bits, rank_salt(), visible_key(key, x.device))
 
 
 def group_norm(
@@ -57,7 +58,7 @@ def group_norm(
     key: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``(F.group_norm(x, groups, weight, bias, eps), saved, rstd [N * groups])``."""
-    return _ops.group_norm(x, groups, weight, bias, eps, bits, rank_salt(), key)
+    return _ops.group_norm(x, groups, weight, bias, eps, bits, rank_salt(), visible_key(key, x.device))
 
 
 def batch_norm(
@@ -76,7 +77,17 @@ def batch_norm(
     statistics beside it (empty where there are none). Elements are numbered with ``inner`` in a plane, or
     channels last with ``inner`` 1."""
     return _ops.batch_norm(
-        x, weight, bias, running_mean, running_var, momentum, eps, inner, bits, rank_salt(), key
+        x,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        momentum,
+        eps,
+        inner,
+        bits,
+        rank_salt(),
+        visible_key(key, x.device),
     )
 
 

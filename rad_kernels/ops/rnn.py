@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.library import register_fake
 
 from ..sketch import PLANE_ALIGN, SAMPLINGS, TRAILER_BYTES, saved_nbytes
+from .key import visible_key
 from .salt import rank_salt
 
 # In the order of RnnCell in csrc/contract/rnn.h: (gates, streams of factors, of these without a known range).
@@ -135,7 +136,7 @@ def rnn(
         layer.bits,
         sequence,
         rank_salt(),
-        key,
+        visible_key(key, x.device, layer.keys),
     )
 
 

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import torch
 
 resolved: int | None = None
 
 
-def _resolve_salt() -> int:
-    text = os.environ.get("RAD_KERNELS_SALT", "")
-    if text:
-        if not text.isdecimal() or int(text) >= 2**32:
-            raise ValueError(f"RAD_KERNELS_SALT must be an integer in [0, 2^32), got {text!r}")
-        return int(text)
+@cache
+def _of_environment() -> tuple[int | None, int | None]:
+    """(RAD_KERNELS_SALT, the RANK that launchers set), None where not set."""
+    text, rank = os.environ.get("RAD_KERNELS_SALT", ""), os.environ.get("RANK")
+    if text and (not text.isdecimal() or int(text) >= 2**32):
+        raise ValueError(f"RAD_KERNELS_SALT must be an integer in [0, 2^32), got {text!r}")
+    return int(text) if text else None, None if rank is None else int(rank)
+
+
+def _resolve_salt() -> int | None:
+    """None while it cannot be told: a process that joins a group later gets its rank then."""
+    salt, rank = _of_environment()
+    if salt is not None:
+        return salt
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank()
-    return int(os.environ.get("RANK", 0))
+    return rank
 
 
 @torch.compiler.assume_constant_result
 def rank_salt() -> int:
-    """The process-wide salt of every key: RAD_KERNELS_SALT, or the distributed rank. Resolved once.
+    """The process-wide salt of every key: RAD_KERNELS_SALT, or the distributed rank; 0 until there is one.
+    Resolved once.
 
     Ranks that share one seed then still draw independent samples; equal samples would add up their noise.
     """
     global resolved
     if resolved is None:
         resolved = _resolve_salt()
-    return resolved
+    return resolved or 0

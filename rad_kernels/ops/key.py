@@ -15,7 +15,7 @@ def visible_key(key: Tensor | None, device: torch.device, count: int = 1) -> Ten
 
     An op whose output selective checkpointing keeps is not run again in backward. Had it drawn its key
     itself, whatever is run again after it, dropout for instance, would find torch's generator in another
-    state than in the forward pass. A draw apart is run again, whichever outputs are kept. It is of the same number.
+    state than in the forward pass. A draw apart is run again, whichever outputs are kept, and draws the same.
     """
     if key is not None or torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():
         return key

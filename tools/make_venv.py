@@ -31,7 +31,7 @@ def cuda_torch() -> ModuleType | None:
 
 
 def requirement_files(torch: ModuleType | None) -> list[Path]:
-    names = ["dev.txt"]
+    names = ["dev.txt", "ecosystem.txt"]
     if torch is None:
         names.append("torch.txt")
     if not cuda_include.toolkit_dirs():

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.library import register_fake
 
 from ..sketch import saved_nbytes
+from .key import visible_key
 from .salt import rank_salt
 
 Spec = tuple[int, ...]
@@ -34,7 +35,9 @@ def reaction_diffusion(
     [period, modes], float32 or float64; last and misfit [batch, height, width]. ``spec`` is that of a
     ``different``, stratified sketch or of one that keeps everything; ``()`` keeps nothing.
     """
-    return _ops.reaction_diffusion(u, source, target, clock, steps, rate, dt, spec, rank_salt(), key)
+    return _ops.reaction_diffusion(
+        u, source, target, clock, steps, rate, dt, spec, rank_salt(), visible_key(key, u.device)
+    )
 
 
 def reaction_diffusion_backward(

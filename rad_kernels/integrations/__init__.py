@@ -1,0 +1,1 @@
+"""Ties to other libraries; each module needs the library of its name."""

@@ -6,13 +6,8 @@ from typing import Any
 
 try:
     import lightning.pytorch as pl
-except ImportError:
-    try:
-        import pytorch_lightning as pl
-    except ImportError as error:
-        raise ImportError(
-            "rad_kernels.integrations.lightning needs lightning: pip install lightning"
-        ) from error
+except ImportError as error:
+    raise ImportError("rad_kernels.integrations.lightning needs lightning: pip install lightning") from error
 
 from ..convert import convert, restore
 from ..convert.choose import Sketches

@@ -127,6 +127,10 @@ oldest: $(ENVIRONMENT)  ## Compile csrc/ops against the headers of the oldest su
 readme: build  ## Write the generated tables of README.md and docs/ anew from docs/results
 	$(PY) tools/readme_tables.py
 
+.PHONY: docs
+docs: readme  ## Write docs/api.md anew from the docstrings, and the generated tables
+	$(PY) tools/api_reference.py
+
 .PHONY: sdist
 sdist: $(ENVIRONMENT)  ## Build sdist and wheel, install the wheel elsewhere and import it
 	$(PY) tools/check_sdist.py

@@ -9,6 +9,9 @@ findings of one by `reproduce fc`, `cnn` or `rnn`, fair or fairnotes of one by `
 layers of one by examples/retained_bytes.py, profile of one by `profile --json`, or cost of one by
 examples/profile_cost.py. <!-- goals:NAME --> is made from the newest benchmarks/results/*-NAME.json, and
 stands empty without one.
+findings of one by `reproduce fc`, `cnn` or `rnn`, fair or fairnotes of one by `reproduce fair`, pde or graph
+of one by those, or retained or layers of one by examples/retained_bytes.py. <!-- goals:NAME --> is made from
+the newest benchmarks/results/*-NAME.json, and stands empty without one.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from rad_kernels.bench import goals  # noqa: E402
 from rad_kernels.bench.result import Report  # noqa: E402
 from rad_kernels.demo.table import COLUMNS, comparisons, notes, table_cells  # noqa: E402
 from rad_kernels.profile import Profile  # noqa: E402
-from rad_kernels.reproduce import findings, table1  # noqa: E402
+from rad_kernels.reproduce import findings, graph, pde, table1  # noqa: E402
 from rad_kernels.reproduce.fair import table as fair  # noqa: E402
 
 GENERATED = re.compile(r"(<!-- (\w+):([\w-]+) -->\n).*?(<!-- end -->)", flags=re.S)
@@ -143,6 +146,8 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "layers": lambda content: measured_table(layer_lines(content), content),
     "profile": lambda content: f"```\n{Profile.from_dict(content)}\n```\n",
     "cost": lambda content: measured_table(cost_lines(content), content) + cost_note(content),
+    "pde": lambda content: measured_table(pde.table(content), content),
+    "graph": lambda content: measured_table(graph.table(content), content),
     "curves": lambda content: measured_table(findings.table(content), content) + load_of(content),
     "findings": lambda content: markdown_list(findings.sentences(content)),
     "table1": lambda content: measured_table(table1.table(content), content),

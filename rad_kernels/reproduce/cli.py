@@ -9,10 +9,16 @@ from typing import Any
 
 from ..demo.result import environment
 from ..sketch import SAMPLINGS
-from . import fair, table1
+from . import fair, graph, pde, table1
 from .tasks import PRESETS, TASKS
 
 SAMPLINGS_OF_ALL = tuple(name for name in SAMPLINGS if name in ("rows", "same", "different"))
+# Figures that need no data.
+FIGURES = {
+    "pde": (pde, "a reaction-diffusion equation fitted with a sampled adjoint"),
+    "graph": (graph, "variance of sampled paths and injected matrices"),
+}
+MISSING = "the requirements of the figures: pip install 'rad_kernels[bench]'"
 DEFAULT_OUT = Path("build") / "reproduce"
 
 
@@ -28,12 +34,18 @@ def register(commands: Any) -> None:
             "this package's at equal measured bytes. Runs that are done are not done again.",
         )
         _add_common(curves)
+        _add_data(curves)
         curves.set_defaults(run=_run_curves, parser=curves, task=task)
     fair.add_arguments(
         targets.add_parser("fair", help="ways to train in less memory, in equal measured bytes")
     )
+    for name, (figure, text) in FIGURES.items():
+        parser = targets.add_parser(name, help=text, description=figure.__doc__)
+        _add_common(parser)
+        parser.set_defaults(run=_run_figure, parser=parser, figure=figure)
     everything = targets.add_parser("all", help="every figure, one after the other")
     _add_common(everything)
+    _add_data(everything)
     everything.set_defaults(run=_run_all, parser=everything)
 
 
@@ -46,7 +58,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         help="ci: seconds, on embedded digits; desk: minutes, on the paper's data; paper: its settings, days "
         "(%(default)s)",
     )
-    add("--data", type=Path, metavar="DIR", help="MNIST's idx files and CIFAR-10 in any of its forms")
     add(
         "--out",
         type=Path,
@@ -56,12 +67,31 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="MNIST's idx files and CIFAR-10 in any of its forms"
+    )
+
+
 def _run_curves(args: argparse.Namespace) -> int:
     return _guarded(args, [args.task])
 
 
 def _run_all(args: argparse.Namespace) -> int:
-    return _guarded(args, list(TASKS.values()))
+    _guarded(args, list(TASKS.values()))
+    for args.figure, _ in FIGURES.values():
+        _run_figure(args)
+    return 0
+
+
+def _run_figure(args: argparse.Namespace) -> int:
+    try:
+        args.figure.run(args)
+    except ModuleNotFoundError as error:
+        args.parser.error(f"{error}; {MISSING}")
+    except (ValueError, OSError) as error:
+        args.parser.error(str(error))
+    return 0
 
 
 def _guarded(args: argparse.Namespace, tasks: list[Any]) -> int:
@@ -80,7 +110,7 @@ def _guarded(args: argparse.Namespace, tasks: list[Any]) -> int:
             console.print_result(shown, content)
             shown.print(f"written: {path} and {path.with_suffix('.png').name}", soft_wrap=True)
     except ModuleNotFoundError as error:
-        args.parser.error(f"{error}; the requirements of the figures: pip install 'rad_kernels[bench]'")
+        args.parser.error(f"{error}; {MISSING}")
     except (ValueError, OSError) as error:
         args.parser.error(str(error))
     return 0

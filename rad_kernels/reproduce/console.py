@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from rich.table import Table
 from ..demo.console import console
 from .findings import sentences, table
 
-__all__ = ["Runs", "console", "print_result", "progress"]
+__all__ = ["Runs", "console", "print_result", "print_table", "progress"]
 
 
 class Runs:
@@ -51,12 +51,17 @@ def progress(shown: Console) -> Callable[[int, int], AbstractContextManager[Runs
 
 
 def print_result(shown: Console, content: dict[str, Any]) -> None:
-    header, *body = table(content)
-    printed = Table(title=f"{content['title']} on {content['data']}", title_justify="left")
+    print_table(shown, f"{content['title']} on {content['data']}", table(content))
+    for sentence in sentences(content):
+        shown.print(f"- {sentence}", soft_wrap=True)
+
+
+def print_table(shown: Console, title: str, lines: Sequence[Sequence[str]]) -> None:
+    """``lines``: header and body."""
+    header, *body = lines
+    printed = Table(title=title, title_justify="left")
     for index, column in enumerate(header):
         printed.add_column(column, justify="right" if index else "left", no_wrap=True)
     for cells in body:
         printed.add_row(*cells)
     shown.print(printed)
-    for sentence in sentences(content):
-        shown.print(f"- {sentence}", soft_wrap=True)

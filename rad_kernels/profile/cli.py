@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.utils._pytree import tree_map
 
-from ..sketch import BITS, Sketch
+from ..sketch import BITS, NORM_BITS, Sketch
 from . import profile
 from .result import Profile
 from .table import columns, notes, rows, sums
@@ -39,7 +39,7 @@ def register(commands: Any) -> None:
     add("factory", metavar="FACTORY", help="module:function or path/to/file.py:function")
     add("--batch", type=int, required=True, metavar="N", help="what the factory is called with")
     add("--sketch", metavar="S", help="also predict what is retained under it, such as rows:0.1:4bit")
-    add("--norm-bits", type=int, choices=BITS, help="of normalisations in the prediction (4)")
+    add("--norm-bits", type=int, choices=NORM_BITS, help="of normalisations in the prediction (4)")
     add("--act-bits", type=int, choices=BITS, help="of activations in the prediction (4)")
     add("--recompute", choices=["attention"], help="in the prediction: attention again in backward")
     add("--optimizer", choices=OPTIMIZERS, help="also count its state")

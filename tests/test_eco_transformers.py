@@ -198,6 +198,8 @@ def test_adapters_around_a_converted_model_and_conversion_after_them(make):
     around = peft.get_peft_model(convert(make(), TENTH, example_inputs=BATCH), config)
     convert(around, TENTH, example_inputs=BATCH)  # the adapters, which came later
     around.load_state_dict(plain.state_dict())
+    groups = [m._rad_group for m in around.modules() if hasattr(m, "_rad_group")]
+    assert bool(groups) == (make is llama) and not any(group.dissolved for group in groups)
     for net in (after, around):
         for module in net.modules():
             if isinstance(module, torch.nn.Dropout):

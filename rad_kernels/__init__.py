@@ -18,8 +18,10 @@ except ImportError as _error:
 
 from . import functional, memory, nn
 from .convert import convert, restore
+from .plan import fit
 from .profile import predict, profile
 from .sketch import Sketch
+from .variance import NoiseController, variance
 
 
 def show_config() -> str:
@@ -40,9 +42,11 @@ def show_config() -> str:
 
 
 __all__ = [
+    "NoiseController",
     "Sketch",
     "__version__",
     "convert",
+    "fit",
     "functional",
     "memory",
     "nn",
@@ -50,4 +54,5 @@ __all__ = [
     "profile",
     "restore",
     "show_config",
+    "variance",
 ]

@@ -23,6 +23,8 @@ PAGE = ROOT / "docs" / "api.md"
 MODULES = {
     "rad_kernels": "Sketches, whole models, where memory goes.",
     "rad_kernels.convert": "What `convert` reports.",
+    "rad_kernels.plan": "What `fit` decides.",
+    "rad_kernels.variance": "What `variance` measures.",
     "rad_kernels.nn": "Layers: torch's, with the same parameters and some keywords more.",
     "rad_kernels.functional": "The same as functions.",
     "rad_kernels.memory": "What a training step retains, and its peak.",

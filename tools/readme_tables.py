@@ -6,11 +6,9 @@
 A generated part stands between <!-- KIND:NAME --> and <!-- end -->, made from docs/results/NAME.json. KIND is
 table, notes or comparisons of a file of the demo, table1 of one by `reproduce table1 --json`, curves or
 findings of one by `reproduce fc`, `cnn` or `rnn`, fair or fairnotes of one by `reproduce fair`, retained or
-layers of one by examples/retained_bytes.py, profile of one by `profile --json`, or cost of one by
-examples/profile_cost.py. <!-- goals:NAME --> is made from the newest benchmarks/results/*-NAME.json, and
-stands empty without one.
-findings of one by `reproduce fc`, `cnn` or `rnn`, fair or fairnotes of one by `reproduce fair`, pde or graph
-of one by those, or retained or layers of one by examples/retained_bytes.py. <!-- goals:NAME --> is made from
+layers of one by examples/retained_bytes.py, profile of one by `profile --json`, cost of one by
+examples/profile_cost.py, pde or graph of one by those of `reproduce`, or plan or budget of one by
+examples/budget.py. <!-- goals:NAME --> is made from
 the newest benchmarks/results/*-NAME.json, and stands empty without one.
 """
 
@@ -138,6 +136,30 @@ def goals_table(name: str, benchmarks: Path) -> str:
     )
 
 
+def budget_lines(content: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Method; bytes; share of the exact bytes; final loss with its standard deviation over seeds."""
+    whole = content["config"]["exact_bytes"]
+    rows = [
+        (
+            name,
+            f"{row['retained_bytes']:,}",
+            f"{row['retained_bytes'] / whole:.1%}",
+            f"{row['final']:.4f} ± {row['spread']:.4f}",
+        )
+        for name, row in content["rows"].items()
+    ]
+    return [("method", "retained bytes", "of exact", "training loss"), *rows]
+
+
+def budget_table(content: dict[str, Any]) -> str:
+    config = content["config"]
+    return (
+        measured_table(budget_lines(content), content)
+        + f"{config['steps']} steps of {config['batch']} texts, {config['depth']} blocks of "
+        + f"{config['width']}, {config['seeds']} seeds.\n"
+    )
+
+
 RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "table": markdown_table,
     "notes": lambda content: markdown_list(notes(content)),
@@ -148,6 +170,8 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "cost": lambda content: measured_table(cost_lines(content), content) + cost_note(content),
     "pde": lambda content: measured_table(pde.table(content), content),
     "graph": lambda content: measured_table(graph.table(content), content),
+    "plan": lambda content: f"```text\n{content['table']}\n```\n",
+    "budget": budget_table,
     "curves": lambda content: measured_table(findings.table(content), content) + load_of(content),
     "findings": lambda content: markdown_list(findings.sentences(content)),
     "table1": lambda content: measured_table(table1.table(content), content),

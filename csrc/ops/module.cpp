@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "core/derivative.h"
 #include "core/layout.h"
 #include "ops/tensor.h"
 
@@ -42,6 +43,12 @@ int64_t sampled_index(int32_t draw, int64_t n, int64_t k, int64_t i, uint64_t wo
   return rad::sampled_index(static_cast<rad::Draw>(draw), rad::Strata(n, k), i, word);
 }
 
+// By the number of the function and its parameters, as ops take them.
+double derivative_step(int32_t function, std::array<double, 3> parameters, int bits) {
+  const rad::Activation f{static_cast<rad::Function>(function), parameters[0], parameters[1], parameters[2]};
+  return rad::derivative_dither<double>(f, bits).step;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -62,4 +69,6 @@ PYBIND11_MODULE(_C, m) {
         py::arg("inner"), "The 128 bits of one logical coordinate.");
   m.def("sampled_index", &sampled_index, py::arg("draw"), py::arg("n"), py::arg("k"), py::arg("i"),
         py::arg("word"), "Number i of a sample of k out of n from its 64-bit random word.");
+  m.def("derivative_step", &derivative_step, py::arg("function"), py::arg("parameters"), py::arg("bits"),
+        "Step of the codes of a function's derivative.");
 }

@@ -43,7 +43,7 @@ def register(commands: Any) -> None:
         parser = targets.add_parser(name, help=text, description=figure.__doc__)
         _add_common(parser)
         parser.set_defaults(run=_run_figure, parser=parser, figure=figure)
-    everything = targets.add_parser("all", help="every figure, one after the other")
+    everything = targets.add_parser("all", help="Table 1 and every figure of the paper, one after the other")
     _add_common(everything)
     _add_data(everything)
     everything.set_defaults(run=_run_all, parser=everything)
@@ -78,6 +78,7 @@ def _run_curves(args: argparse.Namespace) -> int:
 
 
 def _run_all(args: argparse.Namespace) -> int:
+    _print_table1("different", table1.BATCH)
     _guarded(args, list(TASKS.values()))
     for args.figure, _ in FIGURES.values():
         _run_figure(args)
@@ -135,12 +136,17 @@ def _run_table1(args: argparse.Namespace) -> int:
         args.parser.error(f"batch must be at least 1, got {args.batch}")
     if args.json is not None and not args.json.parent.is_dir():
         args.parser.error(f"no such folder: {args.json.parent}")
-    found = table1.cells(args.sampling, args.batch)
-    content = table1.as_dict(args.sampling, args.batch, found, environment())
+    content = _print_table1(args.sampling, args.batch)
+    if args.json is not None:
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _print_table1(sampling: str, batch: int) -> dict[str, Any]:
+    """Measures and prints the table; its content for JSON."""
+    content = table1.as_dict(sampling, batch, table1.cells(sampling, batch), environment())
     lines = table1.table(content)
     widths = [max(map(len, column)) for column in zip(*lines)]
     for label, *figures in lines:
         print(label.ljust(widths[0]), *(f.rjust(w) for f, w in zip(figures, widths[1:])), sep="  ")
-    if args.json is not None:
-        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return content

@@ -99,7 +99,7 @@ TASKS = {
             lambda images: images.view(-1, 3, 32, 32),
             {
                 "ci": Preset(4, 2, 1, batch=24, real=False, evaluated=60),
-                "desk": Preset(150, 20, 2, evaluated=1000),
+                "desk": Preset(100, 10, 2, evaluated=500),
                 "paper": Preset(20_000, 1000, 5, evaluated=10_000),
             },
             dithered="same",

@@ -106,7 +106,11 @@ inline LaunchConfig over_matrix(int64_t rows, int64_t cols, void* stream, int64_
 
 // Grids that walk over any length: few enough blocks that a thread's preparations are shared by many
 // accesses, two waves of eight blocks on 132 multiprocessors.
+#ifdef RAD_WALKING_BLOCKS  // tests: so few that every loop over the grid takes several steps
+constexpr int64_t kWalkingBlocks = RAD_WALKING_BLOCKS;
+#else
 constexpr int64_t kWalkingBlocks = 132 * 16;
+#endif
 
 // As over_matrix, for threads that walk down the lines, `ahead` at a time.
 inline LaunchConfig over_lines(int64_t lines, int64_t cols, int ahead, void* stream, int64_t matrices = 1) {

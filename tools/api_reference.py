@@ -27,6 +27,8 @@ MODULES = {
     "rad_kernels.variance": "What `variance` measures.",
     "rad_kernels.nn": "Layers: torch's, with the same parameters and some keywords more.",
     "rad_kernels.functional": "The same as functions.",
+    "rad_kernels.graph": "Randomized differentiation of small functions.",
+    "rad_kernels.profile": "What `profile` and `predict` report.",
     "rad_kernels.memory": "What a training step retains, and its peak.",
 }
 SECTIONS = re.compile(r"^(Args|Returns|Raises|Attributes|Yields|Example|Raises \([^)]*\)):$")

@@ -1,23 +1,36 @@
-"""Builds an sdist and from it a wheel, installs the wheel into an empty folder and imports it from there."""
+"""Builds an sdist and from it a wheel, installs the wheel into an empty folder and trains a step from there,
+with torch, numpy and what these require in reach, and nothing else."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-qq"]
 PROBE = """
-import pathlib, sys
+import importlib.util, pathlib, sys
 import rad_kernels
 assert pathlib.Path(rad_kernels.__file__).is_relative_to(sys.argv[1]), rad_kernels.__file__
+import torch
+model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 64))
+rad_kernels.convert(model, {"0": rad_kernels.Sketch(0.1), "2": rad_kernels.Sketch(1, bits=4)})
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+model(torch.randn(128, 64)).square().mean().backward()
+optimizer.step()
+assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+absent = [name for name in ("rich", "matplotlib", "pytest", "sklearn") if importlib.util.find_spec(name)]
+assert not absent, f"the environment is not empty: {absent}"
 print(rad_kernels.show_config())
 """
+CORE = ("torch", "numpy")
 
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
@@ -42,12 +55,34 @@ def sources() -> set[str]:
     }
 
 
+def link_core(folder: Path) -> None:
+    """Links to the files of CORE and, one by another, of all that they require on this machine."""
+    folder.mkdir()
+    wanted, seen = list(CORE), set()
+    while wanted:
+        name = re.split(r"[^\w.-]", wanted.pop())[0].lower().replace("_", "-")
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:  # required on other machines only
+            continue
+        for top in {
+            file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")
+        }:
+            link = folder / top
+            if not link.exists():
+                link.symlink_to(Path(found.locate_file(top)))
+        wanted += [line for line in found.requires or () if "extra ==" not in line]
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         # Metadata left in the checkout would add the files that an earlier MANIFEST.in named.
-        metadata = ("egg_info", "--egg-base", work)
-        run(sys.executable, "setup.py", *metadata, "sdist", "--dist-dir", work, cwd=ROOT)
+        aside = ("egg_info", "--egg-base", work)
+        run(sys.executable, "setup.py", *aside, "sdist", "--dist-dir", work, cwd=ROOT)
         (sdist,) = work.glob("*.tar.gz")
         with tarfile.open(sdist) as archive:
             packed = {member.partition("/")[2] for member in archive.getnames()}
@@ -61,8 +96,10 @@ def main() -> None:
         if not typed or any(p != "rad_kernels" and not p.endswith(".dist-info") for p in inside):
             sys.exit(f"{wheel.name} holds {sorted(inside)}, py.typed: {typed}")
         run(*PIP, "install", "--no-deps", "--target", work / "site", wheel, cwd=work)
-        environment = os.environ | {"PYTHONPATH": str(work / "site")}
-        print(run(sys.executable, "-c", PROBE, work / "site", cwd=work, env=environment), end="")
+        link_core(work / "core")
+        environment = os.environ | {"PYTHONPATH": f"{work / 'site'}{os.pathsep}{work / 'core'}"}
+        # -S: without this machine's site-packages.
+        print(run(sys.executable, "-S", "-c", PROBE, work / "site", cwd=work, env=environment), end="")
         for file in (sdist, wheel):
             print(f"{file.name}: {file.stat().st_size / 1024:.0f} KiB")
 

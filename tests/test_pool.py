@@ -88,6 +88,25 @@ def test_adaptive_avg_pool_has_torchs_bits(dims, size):
             compare(lambda x: ours(x, size), lambda x: theirs(x, size), x)
 
 
+ADAPTIVE_MAX = [(1, None), (1, 1), (2, 1), (2, (None, 1)), (2, (4, 3)), (3, 1), (3, (None, 1, None)), (3, 2)]
+
+
+@pytest.mark.parametrize(("dims", "size"), ADAPTIVE_MAX, ids=str)
+def test_adaptive_max_pool_has_torchs_bits(dims, size):
+    ours, theirs = (getattr(m, f"adaptive_max_pool{dims}d") for m in (functional, F))
+    for dtype in DTYPES:
+        for x in inputs(dims, dtype):
+            wanted = x.shape[-1] if dims == 1 and size is None else size
+            compare(lambda x: ours(x, size), lambda x, wanted=wanted: theirs(x, wanted), x)
+    x = torch.randn(2, 3, *(8, 6, 4)[:dims], requires_grad=True)
+    pool, windows = (4, 3, 2)[:dims], (2,) * dims
+    compare(lambda x: ours(x, pool), lambda x: theirs(x, pool if dims > 1 else pool[0]), x.detach())
+    kept = saved_bytes(lambda: ours(x * 1, pool)).total
+    assert kept == 4 * ops.pool_code_words(ours(x, pool).numel(), windows)
+    found, expected = ours(x, pool, True), theirs(x, pool if dims > 1 else pool[0], True)
+    assert same_bits(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
 def test_retained_bytes_are_the_formula():
     for dims, arguments in MAX:
         x = torch.randn(2, 3, *SIZES[dims], requires_grad=True)
@@ -146,7 +165,8 @@ def test_compiled(backend):
 def test_layers():
     made = [nn.MaxPool1d(3), nn.MaxPool2d(2, return_indices=True), nn.MaxPool2d(3, 2, 1), nn.MaxPool3d(2),
             nn.AvgPool1d(2), nn.AvgPool2d(3, 2, 1), nn.AvgPool3d(2, divisor_override=3),
-            nn.AdaptiveAvgPool1d(3), nn.AdaptiveAvgPool2d((2, 3)), nn.AdaptiveAvgPool3d(2)]  # fmt: skip
+            nn.AdaptiveAvgPool1d(3), nn.AdaptiveAvgPool2d((2, 3)), nn.AdaptiveAvgPool3d(2),
+            nn.AdaptiveMaxPool1d(1), nn.AdaptiveMaxPool2d((None, 1)), nn.AdaptiveMaxPool3d(1)]  # fmt: skip
     for layer in made:
         base = type(layer).__mro__[1]
         exact = base.__new__(base)
@@ -173,6 +193,7 @@ def test_errors():
         (lambda: functional.max_pool2d(x[0, 0], 2), "x must have 3 or 4 dimensions"),
         (lambda: functional.avg_pool3d(x[0], 2), "x must have 4 or 5 dimensions"),
         (lambda: functional.adaptive_avg_pool2d(x, (1, 2, 3)), "output_size must be one or 2 integers"),
+        (lambda: functional.adaptive_max_pool2d(x, (1, 2, 3)), "output_size must be one or 2 integers"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -76,6 +76,7 @@ INSTEAD = {
     "MaxPool2DWithIndicesBackward0": "functional.max_pool2d",
     "AvgPool2DBackward0": "functional.avg_pool2d",
     "AdaptiveAvgPool2DBackward0": "functional.adaptive_avg_pool2d",
+    "AdaptiveMaxPool2DBackward0": "functional.adaptive_max_pool2d",
     "NativeLayerNormBackward0": "functional.layer_norm",
     "NativeBatchNormBackward0": "nn.BatchNorm2d",
     "AddmmBackward0": "functional.linear",

@@ -229,7 +229,8 @@ def avg_pool3d(
     return _avg_pool(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, 3)
 
 
-def _adaptive_avg_pool(x: Tensor, output_size: Any, dims: int) -> Tensor:
+def _adaptive_size(x: Tensor, output_size: Any, dims: int) -> list[int]:
+    """One number a dimension; None is x's own size."""
     check_tensor("x", x)
     if x.dim() not in (dims + 1, dims + 2):
         raise ValueError(f"x must have {dims + 1} or {dims + 2} dimensions, got shape {tuple(x.shape)}")
@@ -238,7 +239,49 @@ def _adaptive_avg_pool(x: Tensor, output_size: Any, dims: int) -> Tensor:
     )
     if len(given) != dims:
         raise ValueError(f"output_size must be one or {dims} integers, got {output_size!r}")
-    size: Any = [x.shape[i - dims] if n is None else n for i, n in enumerate(given)]
+    return [x.shape[i - dims] if n is None else n for i, n in enumerate(given)]
+
+
+def _adaptive_max_pool(x: Tensor, output_size: Any, return_indices: bool, dims: int) -> Any:
+    """Windows are alike, and so a max_pool, where the output's sizes divide x's; else torch's own."""
+    size = _adaptive_size(x, output_size, dims)
+    windows = [x.shape[i - dims] // n if n > 0 else 0 for i, n in enumerate(size)]
+    alike = all(w > 0 and w * n == x.shape[i - dims] for i, (w, n) in enumerate(zip(windows, size)))
+    if return_indices or not alike:
+        exact: Any = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)[dims - 1]
+        return exact(x, size[0] if dims == 1 else size, return_indices)
+    if dims == 3:  # torch's answers contiguously in three dimensions, whatever x's order
+        x = x.contiguous()
+    return _max_pool(x, tuple(windows), None, 0, 1, False, False, dims)
+
+
+def adaptive_max_pool1d(x, output_size, return_indices=False):
+    """``F.adaptive_max_pool1d``: ``adaptive_max_pool2d`` tells what is kept."""
+    return _adaptive_max_pool(x, output_size, return_indices, 1)
+
+
+def adaptive_max_pool2d(x, output_size, return_indices=False):
+    """``F.adaptive_max_pool2d``, exact; backward keeps what ``max_pool2d`` does where the sizes of the output
+    divide those of x. Elsewhere, and with ``return_indices``, it is torch's own function.
+
+    Args:
+        x: [N, C, H, W] or [C, H, W], float.
+        output_size: one or two integers; None is the size of x.
+
+    Raises:
+        TypeError: x is not a tensor.
+        ValueError: x has other dimensions, or output_size another length.
+    """
+    return _adaptive_max_pool(x, output_size, return_indices, 2)
+
+
+def adaptive_max_pool3d(x, output_size, return_indices=False):
+    """``F.adaptive_max_pool3d``: ``adaptive_max_pool2d`` tells what is kept."""
+    return _adaptive_max_pool(x, output_size, return_indices, 3)
+
+
+def _adaptive_avg_pool(x: Tensor, output_size: Any, dims: int) -> Tensor:
+    size: Any = _adaptive_size(x, output_size, dims)
     if dims == 1:
         return _adaptive_avg_pool(x.unsqueeze(-2), (1, *size), 2).squeeze(-2)
     if all(n == 1 for n in size):  # a mean over all positions, of which torch keeps nothing

@@ -112,3 +112,39 @@ class AdaptiveAvgPool3d(torch.nn.AdaptiveAvgPool3d):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.adaptive_avg_pool3d(x, self.output_size) if self.training else super().forward(x)
+
+
+class AdaptiveMaxPool1d(torch.nn.AdaptiveMaxPool1d):
+    """``torch.nn.AdaptiveMaxPool1d`` that keeps each window's place in the fewest bits; exact.
+
+    Where its sizes do not divide the input's, with ``return_indices``, and in ``eval()``, it is torch's own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        return functional.adaptive_max_pool1d(x, self.output_size, self.return_indices)
+
+
+class AdaptiveMaxPool2d(torch.nn.AdaptiveMaxPool2d):
+    """``torch.nn.AdaptiveMaxPool2d`` that keeps each window's place in the fewest bits; exact.
+
+    Where its sizes do not divide the input's, with ``return_indices``, and in ``eval()``, it is torch's own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        return functional.adaptive_max_pool2d(x, self.output_size, self.return_indices)
+
+
+class AdaptiveMaxPool3d(torch.nn.AdaptiveMaxPool3d):
+    """``torch.nn.AdaptiveMaxPool3d`` that keeps each window's place in the fewest bits; exact.
+
+    Where its sizes do not divide the input's, with ``return_indices``, and in ``eval()``, it is torch's own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        return functional.adaptive_max_pool3d(x, self.output_size, self.return_indices)

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import rad_kernels
-from rad_kernels import Sketch, nn, ops
+from rad_kernels import Sketch, functional, nn, ops
 from rad_kernels.memory import step_peak
 from rad_kernels.sketch import BITS, DTYPE_NAMES, VALID_DRAWS, WITHOUT_BITS, saved_nbytes
 
@@ -92,6 +92,18 @@ def run_layers(device: torch.device) -> int:
             x = torch.rand(shape, device=device).to(dtype).requires_grad_()
             y = layer(x)
             (y[0] if isinstance(y, tuple) else y).sum().backward()
+            count += 1
+    for dtype in (torch.float32, torch.float64):
+        fields = (torch.rand(shape, device=device, dtype=dtype) for shape in ((2, 9, 10), (2, 2, 9, 10)))
+        u, source = (field.requires_grad_() for field in fields)
+        target, clock = torch.rand(2, 9, 10).to(u), torch.rand(5, 2).to(u)
+        how = {"steps": 7, "dt": 0.05, "diffusion": 0.1, "spacing": 0.5, "sketch": Sketch(0.3, "different")}
+        functional.reaction_diffusion(u, source, target, clock, **how)[1].sum().backward()
+        count += 1
+    for dtype in (torch.bfloat16, torch.float16):
+        for sketch in (Sketch(0.3), Sketch(0.3, "tile_rows", bits=4), Sketch(0.3, "rows", "norm")):
+            x, dy = (torch.ones(77, n, device=device, dtype=dtype) for n in (135, 67))
+            ops.rows_wgrad(dy, ops.pack(x, sketch.spec), 135, sketch.spec, fused=True)
             count += 1
     for dtype in DTYPE_NAMES:
         logits = torch.rand(13, 67, device=device).to(dtype).requires_grad_()

@@ -15,6 +15,7 @@ from rad_kernels.bench.result import Report
 from rad_kernels.bench.variance import Activation
 from rad_kernels.data import load_digits_8x8
 from rad_kernels.demo.network import standardised
+from rad_kernels.plan.formulae import dither_steps, norm_probability
 from rad_kernels.sketch import saved_nbytes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,20 +66,10 @@ def test_formula_against_samples(sketch):
     assert row.error < 0.1 * row.formula  # so that a wrong line shows
 
 
-@pytest.mark.parametrize("n, k", [(21, 5), (20, 5), (7, 7), (9, 1)])
-def test_moments_of_the_multipliers(n, k):
-    for draw in ("stratified", "with_replacement", "without_replacement"):
-        spread = variance.covariance(n, k, draw)
-        torch.testing.assert_close(spread.sum(1), torch.zeros(n).double())  # the weights always sum to n
-    assert torch.allclose(
-        variance.covariance(n, k, "without_replacement").diagonal(), torch.tensor((n - k) / k).double()
-    )
-
-
 def test_norm_probability_is_that_of_the_weights():
     """One draw of 21: the row that is drawn has the weight 1 / p."""
     x, sketch = activation().x, Sketch(1 / 21, "rows", "norm")
-    expected, drawn = 1 / variance.norm_probability(x.norm(dim=1)), set()
+    expected, drawn = 1 / norm_probability(x.norm(dim=1)), set()
     for key in range(60):
         saved = ops.pack(x, sketch.spec, torch.tensor([key]))
         multipliers = (ops.unpack(saved, 21, 150, x.dtype, sketch.spec) / x).mean(1)
@@ -98,7 +89,7 @@ def test_dithered_feature_samples_have_no_closed_form():
 def test_dither_steps_are_those_that_are_stored():
     """Codes of the largest and least value of a group are `levels` steps apart at most, one less at least."""
     x = activation(dtype=torch.float32).x
-    steps, spec = variance.dither_steps(x, 4), Sketch(1, bits=4).spec
+    steps, spec = dither_steps(x, 4), Sketch(1, bits=4).spec
     decoded = ops.unpack(ops.pack(x, spec), *x.shape, x.dtype, spec)
     error = (decoded - x).abs()
     assert (error <= steps / 2 * (1 + 1e-5)).all() and (error.amax(1) > 0.45 * steps.amax(1)).any()

@@ -151,6 +151,44 @@ def test_cross_entropy(smoothing):
     assert not expected[3].any() and not draws[:, 3].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("keep", [0.2, 1.0])
+def test_reaction_and_diffusion(keep, dtype):
+    """Sample, states and gradients of several grids are the CPU's but for the order of the last sums."""
+    torch.manual_seed(9)
+    u, source, target = (torch.randn(n, 9, 10, dtype=dtype) for n in (3, 6, 2))
+    fields = u, source.view(3, 2, 9, 10), target, torch.rand(5, 2, dtype=dtype)
+    how, key = (17, 0.1, 0.05, Sketch(keep, "different").spec), torch.tensor([13])
+    on_cpu = ops.reaction_diffusion(*fields, *how, key)
+    there = tuple(field.to(DEVICE) for field in fields)
+    on_gpu = ops.reaction_diffusion(*there, *how, key.to(DEVICE))
+    torch.testing.assert_close([t.cpu() for t in on_gpu[:2]], list(on_cpu[:2]))
+    if keep < 1:
+        assert torch.equal(on_gpu[2][-64:].cpu(), on_cpu[2][-64:]) and len(on_gpu[2]) == len(on_cpu[2])
+    gradients = torch.randn_like(u), torch.randn_like(u)
+    expected = ops.reaction_diffusion_backward(*gradients, *fields, on_cpu[2], *how)
+    moved = (gradient.to(DEVICE) for gradient in gradients)
+    found = ops.reaction_diffusion_backward(*moved, *there, on_gpu[2], *how)
+    torch.testing.assert_close([t.cpu() for t in found], list(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("sampling", ["rows", "tile_rows"])
+@pytest.mark.parametrize("bits", [None, 4])
+def test_both_ways_to_a_weight_gradient(sampling, bits, dtype):
+    """Each within one rounding of dW and one of the decoded values from the product with the estimate."""
+    torch.manual_seed(3)
+    for rows, features, outputs in ((50, 140, 37), (512, 256, 128), (300, 129, 264)):
+        spec = Sketch(0.3, sampling, bits=bits).spec
+        x, dy = (torch.randn(rows, n).to(dtype).to(DEVICE) for n in (features, outputs))
+        saved = ops.pack(x, spec)
+        estimate = ops.unpack(saved, rows, features, dtype, spec).double()
+        bound = 2 * torch.finfo(dtype).eps * (dy.double().abs().t() @ estimate.abs())
+        for fused in (True, False):
+            dw = ops.rows_wgrad(dy, saved, features, spec, fused=fused)
+            assert ((dw.double() - dy.double().t() @ estimate).abs() <= bound).all(), (rows, fused)
+
+
 def network():
     return torch.nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1, sketch=CODES),

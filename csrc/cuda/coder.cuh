@@ -1,5 +1,5 @@
 // core/dither.h for the eight values of one Philox call: the same codes and numbers in fewer instructions,
-// none of them of the slow conversion and division units (docs/kernels.md tells the counts).
+// none of them of the slow conversion and division units (tools/sass_budget.json holds the counts).
 #pragma once
 #include "core/dither.h"
 #include "cuda/common.cuh"

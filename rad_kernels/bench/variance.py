@@ -1,8 +1,4 @@
-"""Noise of the weight gradients against bytes: formulae and measurements on a network's real activations.
-
-The lines are those of docs/maths.md (weight gradient), written through the first two moments of z, the
-multiplier of an entry in the estimate: E z = 1, so only Var z and Cov(z, z') matter.
-"""
+"""Noise of the weight gradients against bytes: formulae and measurements on a network's real activations."""
 
 from __future__ import annotations
 
@@ -16,11 +12,9 @@ from torch import Tensor
 from .. import ops
 from ..data import Digits
 from ..demo.network import EXACT_RATE, build, loss
+from ..plan.formulae import has_closed_form, linear_variances
 from ..sketch import Sketch, saved_nbytes
 from .result import VarianceRow
-
-TILE = 128  # features that share a sample of tile_rows
-GROUP = 64  # consecutive stored values that share a dither's step
 
 
 @dataclass(frozen=True)
@@ -78,78 +72,11 @@ def _captured(network: torch.nn.Module, images: Tensor, labels: Tensor) -> list[
     return found
 
 
-def covariance(n: int, k: int, draw: str, norms: Tensor | None = None) -> Tensor:
-    """Cov(z, z') [n, n] of the multipliers of n entries of which a draw keeps k; norms [n] for ``norm``."""
-    eye = torch.eye(n, dtype=torch.float64)
-    if draw == "with_replacement":
-        return (n * eye - 1) / k
-    if draw == "without_replacement":
-        return n * (n - k) / (k * (n - 1)) * (eye - 1 / n) if n > 1 else 0 * eye
-    if draw == "norm":
-        assert norms is not None
-        return ((1 / norm_probability(norms)).diag() - 1) / k
-    base, longer = divmod(n, k)
-    sizes = torch.full((k,), base)
-    sizes[:longer] += 1
-    stratum = torch.repeat_interleave(torch.arange(k), sizes)
-    together = (stratum[:, None] == stratum).double()
-    return sizes[stratum].double().diag() - together
-
-
-def norm_probability(norms: Tensor) -> Tensor:
-    """How likely each row is in one draw by norm: a tenth of the draws is uniform."""
-    return 0.9 * norms / norms.sum() + 0.1 / len(norms)
-
-
-def dither_steps(x: Tensor, bits: int) -> Tensor:
-    """Step of the group that each value of x [lines, stored] belongs to, in float64."""
-    steps = []
-    for group in x.split(GROUP, dim=1):
-        spread = group.amax(1) - group.amin(1)
-        exact = (spread / (2**bits - 1)).float()
-        up = ((exact.view(torch.int32) + 0xFFFF) & -0x10000).view(torch.float32).double()
-        steps.append(up[:, None].expand(group.shape))
-    return torch.cat(steps, 1)
-
-
 def formula(sketch: Sketch, activation: Activation) -> float | None:
-    """E ||dW - D||^2; None for dithered feature samples, whose steps depend on what was drawn."""
-    x, dy = activation.x.double(), activation.dy.double()
-    n, d = x.shape
-    dy_squares = dy.square().sum(1)
-    if sketch.spec[0] == sketch.spec[1]:
-        return 0.0 if sketch.bits is None else _dither(activation, sketch.bits, torch.ones(n).double())
-    if sketch.sampling in ("same", "different", "project"):
-        if sketch.bits is not None:
-            return None
-        k = sketch.kept(d)
-        if sketch.sampling == "project":
-            order = 1 << (d - 1).bit_length()
-            distinct = (order - k) / (order - 1) if sketch.draw == "hadamard" else 1.0
-            return float(distinct * (d - 1) / k * activation.dw.square().sum())
-        variances = covariance(d, k, sketch.draw).diagonal()
-        by_feature = activation.dw.square().sum(0) if sketch.sampling == "same" else dy_squares @ x.square()
-        return float(variances @ by_feature)
-    spread = covariance(n, sketch.kept(n), sketch.draw, x.norm(dim=1))
-    width = TILE if sketch.sampling == "tile_rows" else d
-    products = dy @ dy.t()
-    total = sum(float((spread * products * (part @ part.t())).sum()) for part in x.split(width, dim=1))
-    if sketch.bits is None:
-        return total
-    # Every stored copy has noise of its own, so what counts is the expected sum of the squared weights.
-    k = sketch.kept(n)
-    if sketch.draw == "norm":
-        squares = 1 / (k * norm_probability(x.norm(dim=1)))
-    elif sketch.draw == "stratified":
-        squares = 1 + spread.diagonal()
-    else:
-        squares = torch.full((n,), n / k, dtype=torch.float64)
-    return total + _dither(activation, sketch.bits, squares)
-
-
-def _dither(activation: Activation, bits: int, squared_weights: Tensor) -> float:
-    steps = dither_steps(activation.x, bits).square().sum(1) / 12
-    return float((squared_weights * activation.dy.double().square().sum(1)) @ steps)
+    """E ||dW - D||^2; None where it has no closed form."""
+    if not has_closed_form(sketch):
+        return None
+    return linear_variances([sketch], activation.x.double(), activation.dy.double())[sketch]
 
 
 def measured(sketch: Sketch, activation: Activation, keys: Sequence[int]) -> list[float]:

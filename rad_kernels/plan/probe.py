@@ -196,7 +196,7 @@ def _forward_along(model: Module, step: Step, found: Found, generator: torch.Gen
                 if p.requires_grad
             }
             functional_call(_Whole(model, step), duals, ())
-    except (NotImplementedError, RuntimeError) as error:
+    except RuntimeError as error:  # NotImplementedError is one
         raise RuntimeError(
             "the noise of normalisations and activations cannot be followed to the weights: something in the "
             f"model has no forward derivative; exclude them. {str(error).splitlines()[0]}"

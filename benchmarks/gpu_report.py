@@ -95,19 +95,21 @@ def stages(out: Path, python: str = sys.executable, cores: int | None = None) ->
 # Suites and sketches of the benchmarks; the goals of rad_kernels/bench/goals.py are among them.
 ROWS = "rows:0.05,rows:0.1,rows:0.25,rows:0.5"
 BENCHMARKS = {
-    "products": (
-        "linear,wgrad",
-        f"{ROWS},tile_rows:0.1,different:0.1,different:0.25,different:0.5,rows:1:4bit",
+    "products": ("linear", f"{ROWS},tile_rows:0.1,different:0.1,rows:1:4bit"),
+    "gradients": (
+        "wgrad",
+        f"{ROWS},tile_rows:0.1,different:0.1,different:0.25,different:0.5,rows:0.1:4bit,rows:1:4bit",
     ),
     "memory": ("pack,elementwise", "rows:0.1,tile_rows:0.1,same:0.1,different:0.1,rows:0.1:4bit,rows:1:4bit"),
     "convolutions": ("conv,conv_wgrad", "rows:0.1,rows:0.25,same:0.1,different:0.1"),
     "models": ("model", "rows:0.1"),
 }
-BENCH_SECONDS = {"products": 60, "memory": 40, "convolutions": 40, "models": 110}
+BENCH_SECONDS = {"products": 60, "gradients": 80, "memory": 40, "convolutions": 40, "models": 110}
 
 
 def benchmarks(out: Path, python: str) -> list[Stage]:
-    """One after the other. Only whole models have peers: compiling for each small case would take longest."""
+    """One after the other. Only weight gradients and whole models have peers: compiling for each small
+    case would take longest."""
     bench = (
         python,
         "-m",
@@ -123,7 +125,7 @@ def benchmarks(out: Path, python: str) -> list[Stage]:
     planned = []
     for name, (suites, sketches) in BENCHMARKS.items():
         files = ("--json", str(out / f"bench-{name}.json"))
-        peers = ("--peers",) if name == "models" else ()
+        peers = ("--peers",) if name in ("gradients", "models") else ()
         command = (*bench, "--suite", suites, "--sketches", sketches, *peers, *files)
         planned.append(Stage(f"bench {name}", command, BENCH_SECONDS[name], f"bench {name}"))
     return planned

@@ -1,5 +1,7 @@
 """The benchmarks' suites on tiny shapes: who takes part, what each computes, retains and is credited with."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -178,3 +180,35 @@ def test_official_layer_is_unbiased_with_the_variance_of_replacement(different):
     variance = float((features - 1) / kept * entries)
     assert float(errors.mean(0).square().sum()) < 4 * variance / draws  # its expectation is variance / draws
     assert float(errors.square().sum((1, 2)).mean()) == pytest.approx(variance, rel=0.15)
+
+
+def test_both_ways_of_a_weight_gradient_are_timed_where_there_are_two(monkeypatch):
+    """On the CPU the fused way is a plain loop, good enough to see who takes part and what each computes."""
+    sketches = (Sketch(0.25), Sketch(0.25, "tile_rows"), Sketch(0.25, "different"))
+    setting = Setting(CPU, torch.bfloat16, 0.25, sketches, peers=True)
+    (trial,) = SUITES["wgrad"](setting, [TINY])
+    assert list(trial.subjects) == ["torch", *map(str, sketches), "index_select 0.25"]
+    monkeypatch.setattr(linear, "chooses_path", lambda setting: True)
+    (trial,) = SUITES["wgrad"](setting, [TINY])
+    of_rows = [str(s) for s in (*sketches[:2], Sketch(1))]
+    ways = [f"{name} {way}" for name in of_rows for way in ("fused", "gathered")]
+    assert list(trial.subjects)[5:] == ways
+    close = partial(torch.testing.assert_close, rtol=2**-7, atol=0.05)
+    results = {name: subject.step.run() for name, subject in trial.subjects.items()}
+    for name in of_rows:
+        torch.testing.assert_close(
+            results[f"{name} fused"], results[f"{name} gathered"], rtol=2**-7, atol=0.05
+        )
+    for way in ("fused", "gathered"):
+        close(results[f"rows:1.0 {way}"], results["torch"])
+
+
+def test_paths_are_chosen_on_a_gpu_in_16_bits_alone():
+    cuda = torch.device("cuda")
+    for device, dtype, two in (
+        (cuda, torch.bfloat16, True),
+        (cuda, torch.float16, True),
+        (cuda, torch.float32, False),
+        (CPU, torch.bfloat16, False),
+    ):
+        assert linear.chooses_path(Setting(device, dtype, 0.1, ())) is two

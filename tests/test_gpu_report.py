@@ -18,7 +18,7 @@ from rad_kernels.bench.result import Report, Row
 
 OPERATORS = ("relu", "gelu", "dropout")
 OTHERS = {
-    *("torch", "copy", "compiled", "checkpoint", "1 bit", "4 bit", "seed only"),
+    *("torch", "copy", "compiled", "checkpoint", "1 bit", "4 bit", "seed only", "rows:1.0 fused"),
     fitting_name((16, 1024, 1024), torch.bfloat16),
 }
 

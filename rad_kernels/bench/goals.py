@@ -61,8 +61,11 @@ def _products() -> list[Goal]:
             goals.append(Goal("wgrad", case, f"rows:{keep}", BASELINE, Measure.SPEED, bound))
     for keep, bound in zip((0.05, 0.1, 0.25, 0.5), (0.72, 0.74, 0.79, 0.875)):
         goals.append(Goal("linear", "8192x4096->4096", f"rows:{keep}", BASELINE, Measure.TIME, bound))
+    for keep, bound in zip((0.05, 0.1, 0.25, 0.5), speeds[8192]):
+        goals.append(Goal("wgrad", "8192x8192->8192", f"rows:{keep}", BASELINE, Measure.SPEED, bound))
     case = "8192x4096->4096"
     goals.append(Goal("wgrad", case, "tile_rows:0.1", "rows:0.1", Measure.TIME, 1.05))
+    goals.append(Goal("wgrad", case, "rows:1.0 fused", BASELINE, Measure.TIME, 1.05))
     goals += [
         Goal("wgrad", case, f"different:{keep}", BASELINE, Measure.TIME, 1.06) for keep in (0.1, 0.25, 0.5)
     ]

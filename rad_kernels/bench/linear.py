@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from .. import ops
 from ..sketch import Sketch
@@ -14,6 +15,8 @@ from .cases import OVERHEAD, LinearCase, linear_cases
 from .limits import Work
 from .providers import Provider, linear_providers
 from .trial import BASELINE, COMPILED, Setting, Subject, Trial, call, compiled, forget_compiled, training
+
+ALL_ROWS = Sketch(1)
 
 
 def linear(setting: Setting, cases: Sequence[LinearCase] | None = None) -> Iterator[Trial]:
@@ -80,4 +83,34 @@ def _wgrad_subjects(case: LinearCase, setting: Setting) -> dict[str, Subject]:
     for sketch in setting.sketches:
         run = partial(ops.linear_wgrad, dy, ops.pack(x, sketch.spec), case.features, sketch.spec)
         subjects[str(sketch)] = call(run, limits.weight_gradient(case, setting.dtype, sketch))
+    if setting.peers:
+        subjects |= _composed_wgrad(case, setting, x, dy)
+        if chooses_path(setting):
+            subjects |= _both_paths(case, setting, x, dy)
+    return subjects
+
+
+def _composed_wgrad(case: LinearCase, setting: Setting, x: Tensor, dy: Tensor) -> dict[str, Subject]:
+    """``rows`` of torch's own operators: kept rows of dy gathered, then a product."""
+    index = torch.arange(Sketch(setting.keep).kept(case.rows), device=setting.device)
+    kept = x.index_select(0, index)
+    least = limits.weight_gradient(case, setting.dtype, Sketch(setting.keep))
+    return {f"index_select {setting.keep:g}": call(lambda: dy.index_select(0, index).t() @ kept, least)}
+
+
+def chooses_path(setting: Setting) -> bool:
+    """Whether ``rows`` could go either way, through one fused kernel or through a gather and the BLAS."""
+    return setting.device.type == "cuda" and setting.dtype.itemsize == 2
+
+
+def _both_paths(case: LinearCase, setting: Setting, x: Tensor, dy: Tensor) -> dict[str, Subject]:
+    """Each way of the sketches that have two, and of all rows, where the fused kernel is but a product."""
+    subjects = {}
+    of_rows = [s for s in setting.sketches if s.sampling in ("rows", "tile_rows") and s != ALL_ROWS]
+    for sketch in [*of_rows, ALL_ROWS]:
+        saved = ops.pack(x, sketch.spec)
+        work = limits.weight_gradient(case, setting.dtype, sketch)
+        for name, fused in (("fused", True), ("gathered", False)):
+            run = partial(ops.rows_wgrad, dy, saved, case.features, sketch.spec, fused=fused)
+            subjects[f"{sketch} {name}"] = call(run, work)
     return subjects

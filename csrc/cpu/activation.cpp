@@ -11,10 +11,10 @@
 namespace rad::cpu {
 namespace {
 
-constexpr int64_t kCount = Block<float>::kCount, kGrain = 1 << 7;
-constexpr int kGroups = kCount / kGroup;
+constexpr int64_t kGrain = 1 << 7;
+constexpr int kGroups = kBlock / kGroup;
 
-int64_t blocks_of(int64_t n) { return (n + kCount - 1) / kCount; }
+int64_t blocks_of(int64_t n) { return (n + kBlock - 1) / kBlock; }
 
 // Blocks [first, last) of x; true where a derivative is NaN.
 template <class T>
@@ -23,20 +23,20 @@ bool encode_blocks(const ActivationArgs& args, const Dither<Accumulate<T>>& dith
   const DerivativeLayout layout(args.n, args.bits);
   auto* codes = static_cast<uint8_t*>(args.saved);
   Block<Accumulate<T>> value;
-  uint16_t noise[kCount];
-  alignas(64) uint8_t bytes[kCount];
+  uint16_t noise[kBlock];
+  alignas(64) uint8_t bytes[kBlock];
   bool nan = false;
   for (int64_t block = first; block < last; ++block) {
-    const int64_t begin = block * kCount, count = std::min(kCount, args.n - begin);
+    const int64_t begin = block * kBlock, count = std::min(kBlock, args.n - begin);
     load_block(static_cast<const T*>(args.x) + begin, count, value);
     if (derivative_block(args.activation, value, dither.lo, value)) nan = true;
-    std::fill(value.value + count, value.value + kCount, dither.lo);  // its code is 0
+    std::fill(value.value + count, value.value + kBlock, dither.lo);  // its code is 0
     dither_block(trailer.key, trailer.salt, 0, begin, noise, Role::kDerivative);
     for (int g = 0; g < kGroups; ++g)
       encode_group(dither, value.value + g * kGroup, noise + g * kGroup, args.bits,
                    bytes + g * kGroup * args.bits / 8);
     const int64_t at = begin * args.bits / 8;
-    std::memcpy(codes + at, bytes, std::min<int64_t>(kCount * args.bits / 8, layout.codes - at));
+    std::memcpy(codes + at, bytes, std::min<int64_t>(kBlock * args.bits / 8, layout.codes - at));
   }
   return nan;
 }
@@ -47,12 +47,12 @@ void multiply_blocks(const ActivationBackwardArgs& args, const Dither<Accumulate
   const DerivativeLayout layout(args.n, args.bits);
   const auto* codes = static_cast<const uint8_t*>(args.saved);
   Block<Accumulate<T>> value;
-  uint16_t noise[kCount];
-  alignas(64) uint8_t bytes[kCount] = {};
+  uint16_t noise[kBlock];
+  alignas(64) uint8_t bytes[kBlock] = {};
   for (int64_t block = first; block < last; ++block) {
-    const int64_t begin = block * kCount, count = std::min(kCount, args.n - begin);
+    const int64_t begin = block * kBlock, count = std::min(kBlock, args.n - begin);
     const int64_t at = begin * args.bits / 8;
-    std::memcpy(bytes, codes + at, std::min<int64_t>(kCount * args.bits / 8, layout.codes - at));
+    std::memcpy(bytes, codes + at, std::min<int64_t>(kBlock * args.bits / 8, layout.codes - at));
     dither_block(trailer.key, trailer.salt, 0, begin, noise, Role::kDerivative);
     for (int g = 0; g < kGroups; ++g)
       decode_group(dither, bytes + g * kGroup * args.bits / 8, noise + g * kGroup, args.bits,

@@ -1,6 +1,7 @@
 #include "cpu/codes.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <type_traits>
 
@@ -10,127 +11,134 @@
 namespace rad::cpu {
 namespace {
 
+// Codes of `kBits` bits side by side in bytes, the first one lowest. Bytes of as many codes as fit one are
+// read as one little-endian word, whose parts then close up.
+static_assert(std::endian::native == std::endian::little);
+template <int kBits>
+struct Packing {
+  using Word = std::conditional_t<kBits == 4, uint16_t, std::conditional_t<kBits == 2, uint32_t, uint64_t>>;
+  static constexpr int kCodes = sizeof(Word), kWords = kGroup / kCodes, kMask = (1 << kBits) - 1;
+  static constexpr int kBytes = kCodes * kBits / 8;
+
+  RAD_INLINE static void pack(const uint8_t* codes, uint8_t* bytes) {
+    Word words[kWords];
+    std::memcpy(words, codes, kGroup);
+    for (int i = 0; i < kWords; ++i) {
+      Word closed = 0;
+      for (int j = 0; j < kCodes; ++j)
+        closed = static_cast<Word>(closed | (words[i] >> (8 - kBits) * j & Word{kMask} << kBits * j));
+      for (int j = 0; j < kBytes; ++j) bytes[i * kBytes + j] = static_cast<uint8_t>(closed >> 8 * j);
+    }
+  }
+  RAD_INLINE static void unpack(const uint8_t* bytes, uint8_t* codes) {
+    Word words[kWords];
+    for (int i = 0; i < kWords; ++i) {
+      Word closed = 0, word = 0;
+      for (int j = 0; j < kBytes; ++j)
+        closed = static_cast<Word>(closed | Word{bytes[i * kBytes + j]} << 8 * j);
+      for (int j = 0; j < kCodes; ++j)
+        word = static_cast<Word>(word | (closed & Word{kMask} << kBits * j) << (8 - kBits) * j);
+      words[i] = word;
+    }
+    std::memcpy(codes, words, kGroup);
+  }
+};
+template <>
+struct Packing<8> {
+  RAD_INLINE static void pack(const uint8_t* codes, uint8_t* bytes) { std::memcpy(bytes, codes, kGroup); }
+  RAD_INLINE static void unpack(const uint8_t* bytes, uint8_t* codes) { std::memcpy(codes, bytes, kGroup); }
+};
+
+template <class F>
+RAD_INLINE void with_bits(int64_t bits, const F& f) {
+  switch (bits) {
+    case 8:
+      return f(Packing<8>{});
+    case 4:
+      return f(Packing<4>{});
+    case 3:
+      return f(Packing<3>{});
+    case 2:
+      return f(Packing<2>{});
+    default:
+      return f(Packing<1>{});
+  }
+}
+
 // The loops of one group: fixed length and no branches, so that they vectorise.
 template <class Real>
 struct Group {
-  static constexpr int kWidth = 16;
-
-  static inline __attribute__((always_inline)) void range(const Real* v, Real* lo, Real* hi) {
-    Real least[kWidth], most[kWidth], rest[kWidth];
-    for (int i = 0; i < kWidth; ++i) least[i] = most[i] = v[i], rest[i] = v[i] - v[i];
-    for (int j = kWidth; j < kGroup; j += kWidth) {
-      for (int i = 0; i < kWidth; ++i) {
-        const Real value = v[j + i];
-        least[i] = value < least[i] ? value : least[i];
-        most[i] = value > most[i] ? value : most[i];
-        rest[i] += value - value;  // NaN where a value is not finite
-      }
+  RAD_INLINE static void range(const Real* v, Real* lo, Real* hi) {
+    using W = Wide<Real>;
+    typename W::Vector least = W(v).v, most = least, rest = least - least;
+    for (int i = W::kCount; i < kGroup; i += W::kCount) {
+      const typename W::Vector value = W(v + i).v;
+      least = value < least ? value : least;
+      most = value > most ? value : most;
+      rest += value - value;  // NaN where a value is not finite
     }
-    Real finite = 0;
-    for (int i = 0; i < kWidth; ++i) {
-      least[0] = least[i] < least[0] ? least[i] : least[0];
-      most[0] = most[i] > most[0] ? most[i] : most[0];
-      finite += rest[i];
-    }
-    *lo = least[0] + finite;
-    *hi = most[0] + finite;
+    const Real finite =
+        W::joined(rest, [](auto& a, const auto& b) __attribute__((always_inline)) { a += b; });
+    *lo = finite +
+          W::joined(least, [](auto& a, const auto& b) __attribute__((always_inline)) { a = b < a ? b : a; });
+    *hi = finite +
+          W::joined(most, [](auto& a, const auto& b) __attribute__((always_inline)) { a = b > a ? b : a; });
   }
 
-  static inline __attribute__((always_inline)) void encode(Dither<Real> dither, const Real* v,
-                                                           const uint16_t* noise, uint8_t* codes) {
+  RAD_INLINE static void encode(Dither<Real> dither, const Real* v, const uint16_t* noise, int bits,
+                                uint8_t* bytes) {
+    alignas(64) uint8_t codes[kGroup];
     for (int i = 0; i < kGroup; ++i) codes[i] = static_cast<uint8_t>(dither.encode(v[i], noise[i]));
+    with_bits(bits, [&](auto packing) __attribute__((always_inline)) { packing.pack(codes, bytes); });
   }
 
-  static inline __attribute__((always_inline)) void decode(Dither<Real> dither, const uint8_t* codes,
-                                                           const uint16_t* noise, Real* out) {
+  RAD_INLINE static void decode(Dither<Real> dither, const uint8_t* bytes, const uint16_t* noise, int bits,
+                                Real* out) {
+    alignas(64) uint8_t codes[kGroup];
+    with_bits(bits, [&](auto packing) __attribute__((always_inline)) { packing.unpack(bytes, codes); });
     for (int i = 0; i < kGroup; ++i) out[i] = dither.decode(codes[i], noise[i]);
   }
 };
-
-RAD_VECTOR_CLONES void encode_codes(const Dither<float>& d, const float* v, const uint16_t* noise,
-                                    uint8_t* codes) {
-  Group<float>::encode(d, v, noise, codes);
-}
-RAD_VECTOR_CLONES void encode_codes(const Dither<double>& d, const double* v, const uint16_t* noise,
-                                    uint8_t* codes) {
-  Group<double>::encode(d, v, noise, codes);
-}
-RAD_VECTOR_CLONES void decode_codes(const Dither<float>& d, const uint8_t* codes, const uint16_t* noise,
-                                    float* out) {
-  Group<float>::decode(d, codes, noise, out);
-}
-RAD_VECTOR_CLONES void decode_codes(const Dither<double>& d, const uint8_t* codes, const uint16_t* noise,
-                                    double* out) {
-  Group<double>::decode(d, codes, noise, out);
-}
-
-// The fewest codes that fill whole bytes are packed at a time.
-template <int kBits>
-struct Unit {
-  static constexpr int kBytes = kBits == 3 ? 3 : 1, kCodes = 8 * kBytes / kBits;
-};
-
-template <int kBits>
-void pack_codes(const uint8_t* codes, uint8_t* bytes) {
-  constexpr int kCodes = Unit<kBits>::kCodes, kBytes = Unit<kBits>::kBytes;
-  for (int i = 0; i < kGroup / kCodes; ++i) {
-    uint32_t word = 0;
-    for (int j = 0; j < kCodes; ++j) word |= static_cast<uint32_t>(codes[i * kCodes + j]) << (kBits * j);
-    for (int j = 0; j < kBytes; ++j) bytes[i * kBytes + j] = static_cast<uint8_t>(word >> (8 * j));
-  }
-}
-
-template <int kBits>
-void unpack_codes(const uint8_t* bytes, uint8_t* codes) {
-  constexpr int kCodes = Unit<kBits>::kCodes, kBytes = Unit<kBits>::kBytes, kMask = (1 << kBits) - 1;
-  for (int i = 0; i < kGroup / kCodes; ++i) {
-    uint32_t word = 0;
-    for (int j = 0; j < kBytes; ++j) word |= static_cast<uint32_t>(bytes[i * kBytes + j]) << (8 * j);
-    for (int j = 0; j < kCodes; ++j) codes[i * kCodes + j] = word >> (kBits * j) & kMask;
-  }
-}
-
-template <class F>
-void with_bits(int64_t bits, const F& f) {
-  switch (bits) {
-    case 8:
-      return f(std::integral_constant<int, 8>{});
-    case 4:
-      return f(std::integral_constant<int, 4>{});
-    case 3:
-      return f(std::integral_constant<int, 3>{});
-    case 2:
-      return f(std::integral_constant<int, 2>{});
-    default:
-      return f(std::integral_constant<int, 1>{});
-  }
-}
 
 // Bytes of the codes of the group that starts at `at`; the last one of a line ends with its last word.
 int64_t code_bytes(const SavedLayout& m, int64_t tile, int64_t at) {
   return std::min<int64_t>(kGroup * m.bits / 8, m.pitch(tile) - at * m.bits / 8);
 }
 
+// `used` values as a group of numbers, the first repeated after the last; in place where nothing changes.
+template <class T>
+const Accumulate<T>* whole_group(const T* values, int64_t used, Accumulate<T>* buffer) {
+  if constexpr (std::is_same_v<T, Accumulate<T>>)
+    if (used == kGroup) return values;
+  for (int64_t i = 0; i < used; ++i) buffer[i] = widen(values[i]);
+  std::fill(buffer + used, buffer + kGroup, buffer[0]);
+  return buffer;
+}
+
+// Zeros from bit `first` to the end of a group's codes.
+void clear_bits(uint8_t* bytes, int64_t first) {
+  const int64_t byte = first / 8;
+  if (byte == kGroup) return;
+  bytes[byte] = static_cast<uint8_t>(bytes[byte] & ((1 << first % 8) - 1));
+  std::fill(bytes + byte + 1, bytes + kGroup, uint8_t{0});
+}
+
 }  // namespace
 
-RAD_VECTOR_CLONES void range_of(const float* v, float* lo, float* hi) { Group<float>::range(v, lo, hi); }
-RAD_VECTOR_CLONES void range_of(const double* v, double* lo, double* hi) { Group<double>::range(v, lo, hi); }
-
-template <class Real>
-void encode_group(const Dither<Real>& dither, const Real* values, const uint16_t* noise, int bits,
-                  uint8_t* bytes) {
-  alignas(64) uint8_t codes[kGroup];
-  encode_codes(dither, values, noise, codes);
-  with_bits(bits, [&](auto b) { pack_codes<decltype(b)::value>(codes, bytes); });
-}
-
-template <class Real>
-void decode_group(const Dither<Real>& dither, const uint8_t* bytes, const uint16_t* noise, int bits,
-                  Real* values) {
-  alignas(64) uint8_t codes[kGroup];
-  with_bits(bits, [&](auto b) { unpack_codes<decltype(b)::value>(bytes, codes); });
-  decode_codes(dither, codes, noise, values);
-}
+// Function multiversioning takes no templates, so one overload a type.
+#define RAD_LOOPS(Real)                                                                                      \
+  RAD_VECTOR_CLONES void range_of(const Real* v, Real* lo, Real* hi) { Group<Real>::range(v, lo, hi); }      \
+  RAD_VECTOR_CLONES void encode_group(const Dither<Real>& dither, const Real* values, const uint16_t* noise, \
+                                      int bits, uint8_t* bytes) {                                            \
+    Group<Real>::encode(dither, values, noise, bits, bytes);                                                 \
+  }                                                                                                          \
+  RAD_VECTOR_CLONES void decode_group(const Dither<Real>& dither, const uint8_t* bytes,                      \
+                                      const uint16_t* noise, int bits, Real* values) {                       \
+    Group<Real>::decode(dither, bytes, noise, bits, values);                                                 \
+  }
+RAD_LOOPS(float)
+RAD_LOOPS(double)
+#undef RAD_LOOPS
 
 template <class T, class Lo>
 void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count,
@@ -139,20 +147,19 @@ void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t be
   const SavedLayout& m = saved.layout;
   const int64_t bits = m.bits, end = begin + count;
   uint16_t noise[kBlock];
-  alignas(64) Real group[kGroup];
-  alignas(64) uint8_t codes[kGroup], bytes[kGroup];
+  alignas(64) Real buffer[kGroup];
+  alignas(64) uint8_t bytes[kGroup];
   dither_block(saved.key, saved.salt, tile * m.lines + line, begin, noise);
   for (int64_t at = begin; at < end; at += kGroup, values += kGroup) {
     const int64_t used = std::min<int64_t>(kGroup, end - at);
-    for (int64_t i = 0; i < used; ++i) group[i] = widen(values[i]);
-    std::fill(group + used, group + kGroup, group[0]);
+    const Real* group = whole_group(values, used, buffer);
     Real lo, hi;
     range_of(group, &lo, &hi);
     if constexpr (std::is_same_v<Lo, BFloat16>) lo = down_to_bf16(lo);
     const float step = Dither<Real>::step_for(lo, hi, static_cast<int>(bits));
-    encode_codes(Dither<Real>(lo, step, static_cast<int>(bits)), group, noise + (at - begin), codes);
-    std::fill(codes + used, codes + kGroup, uint8_t{0});
-    with_bits(bits, [&](auto b) { pack_codes<decltype(b)::value>(codes, bytes); });
+    const auto width = static_cast<int>(bits);
+    encode_group(Dither<Real>(lo, step, width), group, noise + (at - begin), width, bytes);
+    clear_bits(bytes, used * bits);
     std::memcpy(saved.line(tile, line) + at * bits / 8, bytes, code_bytes(m, tile, at));
     const int64_t place = m.group_place(tile, at / kGroup, line);
     const auto kept = static_cast<Accumulate<Lo>>(Dither<Real>::stored_lo(lo, step));
@@ -185,11 +192,6 @@ void decode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t be
     std::copy(group, group + std::min<int64_t>(kGroup, end - at), out);
   }
 }
-
-template void encode_group<float>(const Dither<float>&, const float*, const uint16_t*, int, uint8_t*);
-template void encode_group<double>(const Dither<double>&, const double*, const uint16_t*, int, uint8_t*);
-template void decode_group<float>(const Dither<float>&, const uint8_t*, const uint16_t*, int, float*);
-template void decode_group<double>(const Dither<double>&, const uint8_t*, const uint16_t*, int, double*);
 
 #define RAD_INSTANTIATE(T)                                                                       \
   template void encode_block<T>(const SavedView&, int64_t, int64_t, int64_t, int64_t, const T*); \

@@ -3,6 +3,7 @@
 #include "core/dither.h"
 #include "core/dtype.h"
 #include "core/layout.h"
+#include "cpu/block.h"
 
 namespace rad::cpu {
 
@@ -30,27 +31,19 @@ struct SavedView {
 inline uint16_t bf16_bits(float step) { return static_cast<uint16_t>(float_bits(step) >> 16); }
 inline float bf16_value(uint16_t bits) { return bits_float(static_cast<uint32_t>(bits) << 16); }
 
-// Values are written and read in blocks that start at multiples of kBlock, a whole number of groups.
-constexpr int64_t kBlock = 128;
-
-// body(begin, count) over the blocks of a line.
-template <class Body>
-void for_each_block(int64_t width, const Body& body) {
-  for (int64_t begin = 0; begin < width; begin += kBlock)
-    body(begin, width - begin < kBlock ? width - begin : kBlock);
-}
-
 // Least and greatest of a group's values; NaN where one is not finite.
 void range_of(const float* values, float* lo, float* hi);
 void range_of(const double* values, double* lo, double* hi);
 
 // One group of 64 values to packed codes, 8 bytes a bit, and back.
-template <class Real>
-void encode_group(const Dither<Real>& dither, const Real* values, const uint16_t* noise, int bits,
+void encode_group(const Dither<float>& dither, const float* values, const uint16_t* noise, int bits,
                   uint8_t* bytes);
-template <class Real>
-void decode_group(const Dither<Real>& dither, const uint8_t* bytes, const uint16_t* noise, int bits,
-                  Real* values);
+void encode_group(const Dither<double>& dither, const double* values, const uint16_t* noise, int bits,
+                  uint8_t* bytes);
+void decode_group(const Dither<float>& dither, const uint8_t* bytes, const uint16_t* noise, int bits,
+                  float* values);
+void decode_group(const Dither<double>& dither, const uint8_t* bytes, const uint16_t* noise, int bits,
+                  double* values);
 
 // values [count <= kBlock] -> codes, lo (kept as Lo) and step of positions begin... of that line.
 template <class T, class Lo = T>

@@ -10,15 +10,15 @@
 namespace rad::cpu {
 namespace {
 
-constexpr int64_t kCount = Block<float>::kCount, kGrain = 1 << 7;
-constexpr int kGroups = kCount / kGroup;
+constexpr int64_t kGrain = 1 << 7;
+constexpr int kGroups = kBlock / kGroup;
 
-int64_t blocks_of(int64_t n) { return (n + kCount - 1) / kCount; }
+int64_t blocks_of(int64_t n) { return (n + kBlock - 1) / kBlock; }
 
 // Function multiversioning takes no templates, so one overload a type.
 template <class Real>
 inline __attribute__((always_inline)) void exponentiate(Real* v) {
-  for (int i = 0; i < kCount; ++i) v[i] = probability(v[i]);
+  for (int i = 0; i < kBlock; ++i) v[i] = probability(v[i]);
 }
 RAD_VECTOR_CLONES void to_probabilities(float* v) { exponentiate(v); }
 RAD_VECTOR_CLONES void to_probabilities(double* v) { exponentiate(v); }
@@ -59,13 +59,13 @@ void encode_blocks(const ProbabilitiesArgs& args, const Trailer& trailer, int64_
   auto* codes = static_cast<uint8_t*>(args.saved);
   auto* steps = reinterpret_cast<uint16_t*>(codes + layout.step);
   Block<Real> p;
-  uint16_t noise[kCount];
-  alignas(64) uint8_t bytes[kCount];
+  uint16_t noise[kBlock];
+  alignas(64) uint8_t bytes[kBlock];
   for (int64_t block = first; block < last; ++block) {
-    const int64_t begin = block * kCount, count = std::min(kCount, args.n - begin);
+    const int64_t begin = block * kBlock, count = std::min(kBlock, args.n - begin);
     load_block(static_cast<const T*>(args.log_p) + begin, count, p);
     to_probabilities(p.value);
-    std::fill(p.value + count, p.value + kCount, Real(0));
+    std::fill(p.value + count, p.value + kBlock, Real(0));
     dither_block(trailer.key, trailer.salt, 0, begin, noise, Role::kProbability);
     for (int g = 0; g < kGroups; ++g) {
       const int at = g * kGroup;
@@ -77,7 +77,7 @@ void encode_blocks(const ProbabilitiesArgs& args, const Trailer& trailer, int64_
       if (at < count) steps[begin / kGroup + g] = bf16_bits(step);
     }
     const int64_t at = begin * args.bits / 8;
-    std::memcpy(codes + at, bytes, std::min<int64_t>(kCount * args.bits / 8, layout.codes - at));
+    std::memcpy(codes + at, bytes, std::min<int64_t>(kBlock * args.bits / 8, layout.codes - at));
   }
 }
 
@@ -117,12 +117,12 @@ void decode_blocks(const CrossEntropyBackwardArgs& args, const Trailer& trailer,
   const auto* codes = static_cast<const uint8_t*>(args.saved);
   const auto* steps = reinterpret_cast<const uint16_t*>(codes + layout.step);
   Block<Real> p;
-  uint16_t noise[kCount];
-  alignas(64) uint8_t bytes[kCount] = {};
+  uint16_t noise[kBlock];
+  alignas(64) uint8_t bytes[kBlock] = {};
   for (int64_t block = first; block < last; ++block) {
-    const int64_t begin = block * kCount, count = std::min(kCount, n - begin);
+    const int64_t begin = block * kBlock, count = std::min(kBlock, n - begin);
     const int64_t at = begin * args.bits / 8;
-    std::memcpy(bytes, codes + at, std::min<int64_t>(kCount * args.bits / 8, layout.codes - at));
+    std::memcpy(bytes, codes + at, std::min<int64_t>(kBlock * args.bits / 8, layout.codes - at));
     dither_block(trailer.key, trailer.salt, 0, begin, noise, Role::kProbability);
     for (int g = 0; g * kGroup < count; ++g) {
       const Dither<Real> dither(0, bf16_value(steps[begin / kGroup + g]), args.bits);

@@ -5,25 +5,58 @@
 namespace rad::cpu {
 namespace {
 
-// Each lane's rounds are unrolled, so that the loop over lanes vectorises and its state stays in registers.
-RAD_VECTOR_CLONES void rounds(uint32_t k0, uint32_t k1, uint32_t* c0, uint32_t* c1, uint32_t* c2,
-                              uint32_t* c3) {
+// kLanes calls, the first with this counter, that differ in the counter's first word alone. The rounds are
+// unrolled, so that the loop over lanes vectorises and its state stays in registers.
+RAD_INLINE void all_rounds(const Words& first, uint32_t k0, uint32_t k1, uint32_t (&words)[4][kLanes]) {
   for (int i = 0; i < kLanes; ++i) {
-    const Words w = philox4x32({{c0[i], c1[i], c2[i], c3[i]}}, k0, k1);
-    c0[i] = w.w[0], c1[i] = w.w[1], c2[i] = w.w[2], c3[i] = w.w[3];
+    Words counter = first;
+    counter.w[0] += static_cast<uint32_t>(i);
+    const Words w = philox4x32(counter, k0, k1);
+    for (int j = 0; j < 4; ++j) words[j][i] = w.w[j];
   }
 }
+
+RAD_VECTOR_CLONES void rounds(const Words& first, uint32_t k0, uint32_t k1, uint32_t (&words)[4][kLanes]) {
+  all_rounds(first, k0, k1, words);
+}
+
+RAD_VECTOR_CLONES void rounds_in_order(const Words& first, uint32_t k0, uint32_t k1,
+                                       uint32_t (&out)[4 * kLanes]) {
+  uint32_t words[4][kLanes];
+  all_rounds(first, k0, k1, words);
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < 4; ++j) out[4 * i + j] = words[j][i];
+}
+
+// Whether calls first ... first + kLanes - 1 differ in the counter's first word alone.
+bool one_word(uint64_t first) { return static_cast<uint32_t>(first) <= 0xFFFFFFFFu - (kLanes - 1); }
 
 }  // namespace
 
 void philox_lanes(uint64_t key, uint64_t salt, Role role, uint64_t outer, uint64_t first,
                   uint32_t (&words)[4][kLanes]) {
-  for (int i = 0; i < kLanes; ++i) {
-    const Words counter = random_counter(salt, role, outer, first + i);
-    for (int j = 0; j < 4; ++j) words[j][i] = counter.w[j];
+  if (one_word(first)) {
+    rounds(random_counter(salt, role, outer, first), static_cast<uint32_t>(key),
+           static_cast<uint32_t>(key >> 32), words);
+    return;
   }
-  rounds(static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32), words[0], words[1], words[2],
-         words[3]);
+  for (int i = 0; i < kLanes; ++i) {
+    const Words w = random_words(key, salt, role, outer, first + i);
+    for (int j = 0; j < 4; ++j) words[j][i] = w.w[j];
+  }
+}
+
+void philox_words(uint64_t key, uint64_t salt, Role role, uint64_t outer, uint64_t first,
+                  uint32_t (&words)[4 * kLanes]) {
+  if (one_word(first)) {
+    rounds_in_order(random_counter(salt, role, outer, first), static_cast<uint32_t>(key),
+                    static_cast<uint32_t>(key >> 32), words);
+    return;
+  }
+  uint32_t lanes[4][kLanes];
+  philox_lanes(key, salt, role, outer, first, lanes);
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < 4; ++j) words[4 * i + j] = lanes[j][i];
 }
 
 void different_row(const Sampler& sampler, int64_t row, int64_t begin, int64_t end, int64_t* out) {
@@ -41,13 +74,11 @@ void different_row(const Sampler& sampler, int64_t row, int64_t begin, int64_t e
 
 void dither_block(uint64_t key, uint64_t salt, int64_t line, int64_t begin, uint16_t* noise, Role role) {
   static_assert(8 * kLanes == 128);
-  uint32_t words[4][kLanes];
-  philox_lanes(key, salt, role, line, begin >> 3, words);
-  for (int lane = 0; lane < kLanes; ++lane) {
-    for (int j = 0; j < 4; ++j) {
-      noise[8 * lane + 2 * j] = static_cast<uint16_t>(words[j][lane]);
-      noise[8 * lane + 2 * j + 1] = static_cast<uint16_t>(words[j][lane] >> 16);
-    }
+  alignas(64) uint32_t words[4 * kLanes];
+  philox_words(key, salt, role, line, begin >> 3, words);
+  for (int i = 0; i < 4 * kLanes; ++i) {
+    noise[2 * i] = static_cast<uint16_t>(words[i]);
+    noise[2 * i + 1] = static_cast<uint16_t>(words[i] >> 16);
   }
 }
 

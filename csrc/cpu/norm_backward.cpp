@@ -19,41 +19,50 @@ int64_t slices_of(const NormShape& s) {
   return std::min(kSlices, s.by_channel ? (s.n + kBlock - 1) / kBlock : s.n / s.set);
 }
 
+// The loops of a block, of fixed length, so that they vectorise. dy ends with zeros where the block does.
 template <class Real>
-[[gnu::always_inline]] inline void sums_of(const Real* a, const Real* q, Real* sum, Real* sum_q) {
-  constexpr int kParts = 16;
-  Real part[kParts] = {}, part_q[kParts] = {};
-  for (int64_t i = 0; i < kBlock; i += kParts) {
-    for (int j = 0; j < kParts; ++j) {
-      part[j] += a[i + j];
-      part_q[j] += a[i + j] * q[i + j];
+struct Loops {
+  // products = dy q; the sums of a = weight dy, and of a q.
+  RAD_INLINE static void sums(const Real* dy, const Real* weight, const Real* q, Real* products, Real* sum,
+                              Real* sum_q) {
+    using W = Wide<Real>;
+    typename W::Vector part = {}, part_q = {};
+    for (int64_t i = 0; i < kBlock; i += W::kCount) {
+      typename W::Vector a = W(dy + i).v;
+      const typename W::Vector values = W(q + i).v, product = a * values;
+      a *= W(weight + i).v;
+      part += a;
+      part_q += a * values;
+      std::memcpy(products + i, &product, sizeof product);
+    }
+    const auto add = [](auto& x, const auto& y) __attribute__((always_inline)) { x += y; };
+    *sum += W::joined(part, add);
+    *sum_q += W::joined(part_q, add);
+  }
+
+  // rstd (a - mean(a) - q mean(a q) + a step^2 / (12 d)) of a = weight dy, the last factor in `noise`.
+  RAD_INLINE static void input_grad(const Real* dy, const Real* weight, const Real* q, const Real* noise,
+                                    const Real* mean, const Real* mean_q, const Real* rstd, Real* out) {
+    for (int64_t i = 0; i < kBlock; ++i) {
+      const Real a = dy[i] * weight[i];
+      out[i] = rstd[i] * (a - mean[i] - q[i] * mean_q[i] + a * noise[i]);
     }
   }
-  for (int j = 0; j < kParts; ++j) *sum += part[j], *sum_q += part_q[j];
-}
-RAD_VECTOR_CLONES void sums(const float* a, const float* q, float* sum, float* sum_q) {
-  sums_of(a, q, sum, sum_q);
-}
-RAD_VECTOR_CLONES void sums(const double* a, const double* q, double* sum, double* sum_q) {
-  sums_of(a, q, sum, sum_q);
-}
+};
 
-// rstd (a - mean(a) - q mean(a q) + a step^2 / (12 d)), the last factor in `noise`.
-template <class Real>
-[[gnu::always_inline]] inline void input_grad_of(const Real* a, const Real* q, const Real* noise,
-                                                 const Real* mean, const Real* mean_q, const Real* rstd,
-                                                 Real* out) {
-  for (int64_t i = 0; i < kBlock; ++i)
-    out[i] = rstd[i] * (a[i] - mean[i] - q[i] * mean_q[i] + a[i] * noise[i]);
-}
-RAD_VECTOR_CLONES void input_grad(const float* a, const float* q, const float* noise, const float* mean,
-                                  const float* mean_q, const float* rstd, float* out) {
-  input_grad_of(a, q, noise, mean, mean_q, rstd, out);
-}
-RAD_VECTOR_CLONES void input_grad(const double* a, const double* q, const double* noise, const double* mean,
-                                  const double* mean_q, const double* rstd, double* out) {
-  input_grad_of(a, q, noise, mean, mean_q, rstd, out);
-}
+// Function multiversioning takes no templates, so one overload a type.
+#define RAD_LOOPS(Real)                                                                                     \
+  RAD_VECTOR_CLONES void sums(const Real* dy, const Real* weight, const Real* q, Real* products, Real* sum, \
+                              Real* sum_q) {                                                                \
+    Loops<Real>::sums(dy, weight, q, products, sum, sum_q);                                                 \
+  }                                                                                                         \
+  RAD_VECTOR_CLONES void input_grad(const Real* dy, const Real* weight, const Real* q, const Real* noise,   \
+                                    const Real* mean, const Real* mean_q, const Real* rstd, Real* out) {    \
+    Loops<Real>::input_grad(dy, weight, q, noise, mean, mean_q, rstd, out);                                 \
+  }
+RAD_LOOPS(float)
+RAD_LOOPS(double)
+#undef RAD_LOOPS
 
 template <class T>
 struct Backward {
@@ -71,14 +80,12 @@ struct Backward {
         weight(static_cast<const Real*>(a.weight)) {}
 
   // dy of `count` elements, zeros up to a block.
-  void load(int64_t first, int64_t count, Real* dy) const {
-    const T* from = static_cast<const T*>(args.dy) + first;
-    for (int64_t i = 0; i < count; ++i) dy[i] = widen(from[i]);
-    std::fill(dy + count, dy + kBlock, Real(0));
+  void load(int64_t first, int64_t count, Block<Real>& dy) const {
+    load_block(static_cast<const T*>(args.dy) + first, count, dy);
+    std::fill(dy.value + count, dy.value + kBlock, Real(0));
   }
-  void store(int64_t first, int64_t count, const Real* values) const {
-    T* to = static_cast<T*>(args.dx) + first;
-    for (int64_t i = 0; i < count; ++i) to[i] = narrow<T>(values[i]);
+  void store(int64_t first, int64_t count, const Block<Real>& values) const {
+    store_block(values, count, static_cast<T*>(args.dx) + first);
   }
   // step^2 / (12 d) of each position of a block.
   void noise_of(int64_t line, int64_t at, int64_t count, Real* out) const {
@@ -89,77 +96,76 @@ struct Backward {
       std::fill(out + i, out + i + kGroup, step * step / (12 * static_cast<Real>(shape.set)));
     }
   }
-  // d(weight) and d(bias) of a block into the sums of its slice.
-  void add_params(int64_t first, int64_t count, const Real* dy, const Real* q, Real* part) const {
-    Real products[kBlock];
-    for (int64_t i = 0; i < count; ++i) products[i] = dy[i] * q[i];
-    add_to_params(shape, products, first, count, part);
-    add_to_params(shape, dy, first, count, part + shape.params);
+  // d(weight) and d(bias) of a block into the sums of its slice, from dy and its products with q.
+  void add_params(int64_t first, int64_t count, const Block<Real>& dy, const Block<Real>& products,
+                  Real* part) const {
+    add_to_params(shape, products.value, first, count, part);
+    add_to_params(shape, dy.value, first, count, part + shape.params);
   }
 
-  void one_set(int64_t line, Real* cache, Real* part) const {
+  struct Scratch {
+    Block<Real> dy, local, products, factor, mean, mean_q, scale, noise, dx;
+    Scratch() { factor.fill(1); }
+  };
+
+  void one_set(int64_t line, Scratch& scratch, Real* cache, Real* part) const {
+    auto& [dy, local, products, factor, mean, mean_q, scale, noise, dx] = scratch;
     const int64_t set = shape.set, first = line * set;
     const bool cached = set <= kCached;
-    Real dy[kBlock], local[kBlock], factor[kBlock], noise[kBlock] = {}, out[kBlock], sum = 0, sum_q = 0;
-    const auto scaled = [&](int64_t at, int64_t count) {
+    Real sum = 0, sum_q = 0;
+    const auto begin = [&](int64_t at, int64_t count) {
       load(first + at, count, dy);
-      if (!weight) return;
-      spread_params(shape, weight, first + at, count, factor);
-      std::fill(factor + count, factor + kBlock, Real(0));
+      if (weight) spread_params(shape, weight, first + at, count, factor.value);
+      return cached ? cache + at : local.value;
     };
-    const auto values = [&](int64_t at) { return cached ? cache + at : local; };
     for_each_block(set, [&](int64_t at, int64_t count) {
-      scaled(at, count);
-      Real* q = values(at);
+      Real* q = begin(at, count);
       decode_block<BFloat16>(saved, 0, line, at, count, q);
       std::fill(q + count, q + kBlock, Real(0));
-      if (part) add_params(first + at, count, dy, q, part);
-      for (int64_t i = 0; weight && i < kBlock; ++i) dy[i] *= factor[i];
-      sums(dy, q, &sum, &sum_q);
+      sums(dy.value, factor.value, q, products.value, &sum, &sum_q);
+      if (part) add_params(first + at, count, dy, products, part);
     });
     if (!args.dx) return;
-    Real mean[kBlock], mean_q[kBlock], scale[kBlock];
-    std::fill(mean, mean + kBlock, args.centred ? sum / static_cast<Real>(set) : Real(0));
-    std::fill(mean_q, mean_q + kBlock, sum_q / static_cast<Real>(set));
-    std::fill(scale, scale + kBlock, rstd[line]);
+    mean.fill(args.centred ? sum / static_cast<Real>(set) : Real(0));
+    mean_q.fill(sum_q / static_cast<Real>(set));
+    scale.fill(rstd[line]);
     for_each_block(set, [&](int64_t at, int64_t count) {
-      scaled(at, count);
-      for (int64_t i = 0; weight && i < kBlock; ++i) dy[i] *= factor[i];
-      Real* q = values(at);
+      Real* q = begin(at, count);
       if (!cached) decode_block<BFloat16>(saved, 0, line, at, count, q);
-      noise_of(line, at, count, noise);
-      input_grad(dy, q, noise, mean, mean_q, scale, out);
-      store(first + at, count, out);
+      noise_of(line, at, count, noise.value);
+      input_grad(dy.value, factor.value, q, noise.value, mean.value, mean_q.value, scale.value, dx.value);
+      store(first + at, count, dx);
     });
   }
 
   // Sums over the elements of each channel: d(weight), then d(bias).
   void channel_sums(int64_t begin, int64_t end, Real* part) const {
-    Real dy[kBlock], q[kBlock];
+    Block<Real> dy, q, products, ones;
+    Real sum = 0, sum_q = 0;
+    ones.fill(1);
     for (int64_t at = begin * kBlock; at < std::min(shape.n, end * kBlock); at += kBlock) {
       const int64_t count = std::min(kBlock, shape.n - at);
       load(at, count, dy);
-      decode_block<BFloat16>(saved, 0, 0, at, count, q);
-      add_params(at, count, dy, q, part);
+      decode_block<BFloat16>(saved, 0, 0, at, count, q.value);
+      sums(dy.value, ones.value, q.value, products.value, &sum, &sum_q);
+      add_params(at, count, dy, products, part);
     }
   }
 
-  // `sums` as channel_sums made them: with a = weight dy they are `set` means over the weight.
-  void channel_input_grad(int64_t begin, int64_t end, const Real* sums, const Real* scale) const {
-    Real dy[kBlock], q[kBlock] = {}, noise[kBlock] = {}, mean[kBlock] = {}, mean_q[kBlock] = {},
-                     factor[kBlock] = {}, out[kBlock];
-    const Real each = 1 / static_cast<Real>(shape.set);
+  // `means` of each channel: of dy q, then of dy, then rstd weight.
+  void channel_input_grad(int64_t begin, int64_t end, const Real* means) const {
+    Block<Real> dy, q, noise, mean, mean_q, scale, ones, dx;
+    ones.fill(1);
     for (int64_t at = begin * kBlock; at < std::min(shape.n, end * kBlock); at += kBlock) {
       const int64_t count = std::min(kBlock, shape.n - at);
       load(at, count, dy);
-      decode_block<BFloat16>(saved, 0, 0, at, count, q);
-      noise_of(0, at, count, noise);
-      spread_params(shape, sums, at, count, mean_q);
-      spread_params(shape, sums + shape.params, at, count, mean);
-      spread_params(shape, scale, at, count, factor);
-      for (int64_t i = 0; i < kBlock; ++i) mean_q[i] *= each, mean[i] *= each;
-      input_grad(dy, q, noise, mean, mean_q, factor, out);
-      store(at, count, out);
+      decode_block<BFloat16>(saved, 0, 0, at, count, q.value);
+      noise_of(0, at, count, noise.value);
+      spread_params(shape, means, at, count, mean_q.value);
+      spread_params(shape, means + shape.params, at, count, mean.value);
+      spread_params(shape, means + 2 * shape.params, at, count, scale.value);
+      input_grad(dy.value, ones.value, q.value, noise.value, mean.value, mean_q.value, scale.value, dx.value);
+      store(at, count, dx);
     }
   }
 
@@ -168,7 +174,7 @@ struct Backward {
     const int64_t items = shape.by_channel ? (shape.n + kBlock - 1) / kBlock : shape.n / shape.set;
     const bool wanted = args.weight_grad != nullptr || shape.by_channel;
     Real* parts = static_cast<Real*>(args.workspace);
-    Real* cache = parts + (wanted ? 2 * params * (slices + 2) : 0);
+    Real* cache = parts + (wanted ? params * (2 * slices + 1) : 0);
     if (wanted) std::memset(parts, 0, 2 * params * slices * sizeof(Real));
     const int64_t cached = cache_size();
     parallel_for(args.exec, slices, 1, [&](int64_t first, int64_t last) {
@@ -178,7 +184,8 @@ struct Backward {
         if (shape.by_channel) {
           channel_sums(begin, end, part);
         } else {
-          for (int64_t line = begin; line < end; ++line) one_set(line, cache + cached * slice, part);
+          Scratch scratch;
+          for (int64_t line = begin; line < end; ++line) one_set(line, scratch, cache + cached * slice, part);
         }
       }
     });
@@ -190,10 +197,11 @@ struct Backward {
       std::copy(parts + params, parts + 2 * params, static_cast<Real*>(args.bias_grad));
     }
     if (!shape.by_channel || !args.dx) return 0;
-    Real* scale = parts + 2 * params * slices;
-    for (int64_t c = 0; c < params; ++c) scale[c] = rstd[c] * (weight ? weight[c] : Real(1));
+    const Real each = 1 / static_cast<Real>(shape.set);
+    for (int64_t i = 0; i < 2 * params; ++i) parts[i] *= each;
+    for (int64_t c = 0; c < params; ++c) parts[2 * params + c] = rstd[c] * (weight ? weight[c] : Real(1));
     parallel_for(args.exec, items, grain_for(kBlock * sizeof(T)),
-                 [&](int64_t begin, int64_t end) { channel_input_grad(begin, end, parts, scale); });
+                 [&](int64_t begin, int64_t end) { channel_input_grad(begin, end, parts); });
     return 0;
   }
 
@@ -207,7 +215,7 @@ struct Backward {
 
 int64_t norm_backward_workspace(const NormBackwardArgs& args) {
   const int64_t item = args.dtype == DType::kF64 ? 8 : 4, slices = slices_of(args.shape);
-  return item * (2 * args.shape.params * (slices + 2) + Backward<float>::cache_of(args.shape) * slices);
+  return item * (args.shape.params * (2 * slices + 1) + Backward<float>::cache_of(args.shape) * slices);
 }
 
 int norm_backward(const NormBackwardArgs& args) {

@@ -9,27 +9,46 @@
 namespace rad::cpu {
 namespace {
 
+// The loops, of fixed length where they can be, so that they vectorise.
 template <class Real>
-[[gnu::always_inline]] inline void add_squares_of(const Real* v, Real mean, int64_t count, Real* lanes) {
-  for (int64_t i = 0; i < count; ++i) lanes[i] += (v[i] - mean) * (v[i] - mean);
-}
-template <class Real>
-[[gnu::always_inline]] inline void normalise_of(const Real* v, const Real* mean, const Real* rstd,
-                                                Real* out) {
-  for (int64_t i = 0; i < kBlock; ++i) out[i] = (v[i] - mean[i]) * rstd[i];
-}
-RAD_VECTOR_CLONES void add_squares(const float* v, float mean, int64_t count, float* lanes) {
-  add_squares_of(v, mean, count, lanes);
-}
-RAD_VECTOR_CLONES void add_squares(const double* v, double mean, int64_t count, double* lanes) {
-  add_squares_of(v, mean, count, lanes);
-}
-RAD_VECTOR_CLONES void normalise(const float* v, const float* mean, const float* rstd, float* out) {
-  normalise_of(v, mean, rstd, out);
-}
-RAD_VECTOR_CLONES void normalise(const double* v, const double* mean, const double* rstd, double* out) {
-  normalise_of(v, mean, rstd, out);
-}
+struct Loops {
+  RAD_INLINE static void add(const Real* v, int64_t count, Real* lanes) {
+    if (count == kNormLanes)
+      for (int64_t i = 0; i < kNormLanes; ++i) lanes[i] += v[i];
+    else
+      for (int64_t i = 0; i < count; ++i) lanes[i] += v[i];
+  }
+  RAD_INLINE static void add_squares(const Real* v, Real mean, int64_t count, Real* lanes) {
+    if (count == kNormLanes)
+      for (int64_t i = 0; i < kNormLanes; ++i) lanes[i] += (v[i] - mean) * (v[i] - mean);
+    else
+      for (int64_t i = 0; i < count; ++i) lanes[i] += (v[i] - mean) * (v[i] - mean);
+  }
+  RAD_INLINE static Real sum(Real* lanes) {
+    for (int half = kNormLanes / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
+  }
+  RAD_INLINE static void normalise(const Real* v, const Real* mean, const Real* rstd, Real* out) {
+    for (int64_t i = 0; i < kBlock; ++i) out[i] = (v[i] - mean[i]) * rstd[i];
+  }
+};
+
+// Function multiversioning takes no templates, so one overload a type.
+#define RAD_LOOPS(Real)                                                                            \
+  RAD_VECTOR_CLONES void add(const Real* v, int64_t count, Real* lanes) {                          \
+    Loops<Real>::add(v, count, lanes);                                                             \
+  }                                                                                                \
+  RAD_VECTOR_CLONES void add_squares(const Real* v, Real mean, int64_t count, Real* lanes) {       \
+    Loops<Real>::add_squares(v, mean, count, lanes);                                               \
+  }                                                                                                \
+  RAD_VECTOR_CLONES Real sum_of(Real* lanes) { return Loops<Real>::sum(lanes); }                   \
+  RAD_VECTOR_CLONES void normalise(const Real* v, const Real* mean, const Real* rstd, Real* out) { \
+    Loops<Real>::normalise(v, mean, rstd, out);                                                    \
+  }
+RAD_LOOPS(float)
+RAD_LOOPS(double)
+#undef RAD_LOOPS
 
 // Values of 16-bit types widened into `buffer`; others where they lie.
 template <class T>
@@ -40,13 +59,6 @@ const Accumulate<T>* widened(const T* v, int64_t count, Accumulate<T>* buffer) {
     for (int64_t i = 0; i < count; ++i) buffer[i] = widen(v[i]);
     return buffer;
   }
-}
-
-template <class Real>
-Real sum_of(Real* lanes) {
-  for (int half = kNormLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
 }
 
 // Statistics of one set of consecutive elements.
@@ -60,8 +72,7 @@ void statistics(const NormPackArgs& args, const T* x, Accumulate<T>* mean, Accum
     std::fill(lanes, lanes + kNormLanes, Real(0));
     for (int64_t at = 0; at < set; at += kNormLanes) {
       const int64_t count = std::min<int64_t>(kNormLanes, set - at);
-      const Real* values = widened(x + at, count, buffer);
-      for (int64_t i = 0; i < count; ++i) lanes[i] += values[i];
+      add(widened(x + at, count, buffer), count, lanes);
     }
     *mean = sum_of(lanes) / static_cast<Real>(set);
   }
@@ -75,29 +86,31 @@ void statistics(const NormPackArgs& args, const T* x, Accumulate<T>* mean, Accum
 
 // Codes of elements [at, at + count) of a line from statistics of each.
 template <class T>
-void encode_piece(const SavedView& saved, int64_t line, int64_t at, int64_t count, const T* x,
-                  const Accumulate<T>* mean, const Accumulate<T>* rstd) {
-  Accumulate<T> values[kBlock] = {}, out[kBlock];
-  for (int64_t i = 0; i < count; ++i) values[i] = widen(x[i]);
-  normalise(values, mean, rstd, out);
-  encode_block<Accumulate<T>, BFloat16>(saved, 0, line, at, count, out);
-}
+struct Piece {
+  using Real = Accumulate<T>;
+  Block<Real> mean, rstd, values, out;
+
+  void encode(const SavedView& saved, int64_t line, int64_t at, int64_t count, const T* x) {
+    load_block(x, count, values);
+    normalise(values.value, mean.value, rstd.value, out.value);
+    encode_block<Real, BFloat16>(saved, 0, line, at, count, out.value);
+  }
+};
 
 template <class T>
 void pack_sets(const NormPackArgs& args, const SavedView& saved) {
   using Real = Accumulate<T>;
   const int64_t set = args.shape.set;
   parallel_for(args.exec, saved.layout.lines, grain_for(set * sizeof(T)), [&](int64_t begin, int64_t end) {
-    Real mean[kBlock], rstd[kBlock];
+    Piece<T> piece;
     for (int64_t line = begin; line < end; ++line) {
       const T* x = static_cast<const T*>(args.x) + line * set;
       Real m, r;
       statistics(args, x, &m, &r);
       static_cast<Real*>(args.rstd)[line] = r;
-      std::fill(mean, mean + kBlock, m);
-      std::fill(rstd, rstd + kBlock, r);
-      for_each_block(
-          set, [&](int64_t at, int64_t count) { encode_piece(saved, line, at, count, x + at, mean, rstd); });
+      piece.mean.fill(m);
+      piece.rstd.fill(r);
+      for_each_block(set, [&](int64_t at, int64_t count) { piece.encode(saved, line, at, count, x + at); });
     }
   });
 }
@@ -106,16 +119,16 @@ template <class T>
 void pack_channels(const NormPackArgs& args, const SavedView& saved) {
   using Real = Accumulate<T>;
   const int64_t n = args.shape.n;
-  parallel_for(args.exec, (n + kBlock - 1) / kBlock, grain_for(kBlock * sizeof(T)),
-               [&](int64_t begin, int64_t end) {
-                 Real mean[kBlock] = {}, rstd[kBlock] = {};
-                 for (int64_t at = begin * kBlock; at < std::min(n, end * kBlock); at += kBlock) {
-                   const int64_t count = std::min(kBlock, n - at);
-                   spread_params(args.shape, static_cast<const Real*>(args.mean), at, count, mean);
-                   spread_params(args.shape, static_cast<const Real*>(args.rstd), at, count, rstd);
-                   encode_piece(saved, 0, at, count, static_cast<const T*>(args.x) + at, mean, rstd);
-                 }
-               });
+  parallel_for(
+      args.exec, (n + kBlock - 1) / kBlock, grain_for(kBlock * sizeof(T)), [&](int64_t begin, int64_t end) {
+        Piece<T> piece;
+        for (int64_t at = begin * kBlock; at < std::min(n, end * kBlock); at += kBlock) {
+          const int64_t count = std::min(kBlock, n - at);
+          spread_params(args.shape, static_cast<const Real*>(args.mean), at, count, piece.mean.value);
+          spread_params(args.shape, static_cast<const Real*>(args.rstd), at, count, piece.rstd.value);
+          piece.encode(saved, 0, at, count, static_cast<const T*>(args.x) + at);
+        }
+      });
 }
 
 }  // namespace

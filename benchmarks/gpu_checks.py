@@ -74,6 +74,7 @@ def layers() -> Iterator[tuple[torch.nn.Module, tuple[int, ...]]]:
     for bits in BITS:
         for smooth in (nn.GELU(bits=bits), nn.Softplus(bits=bits), nn.ELU(bits=bits)):
             yield smooth, (17, 67)
+        yield nn.PReLU(67, bits=bits), (17, 67)
         yield nn.LayerNorm(67, bits=bits), (17, 67)
         yield nn.GroupNorm(3, 9, bits=bits), (3, 9, 5, 7)
         yield nn.BatchNorm2d(9, bits=bits), (3, 9, 5, 7)

@@ -22,6 +22,7 @@ LAYERS = {
     "gelu": (lambda: nn.GELU(), torch.nn.GELU, (64, 200)),
     "silu": (lambda: nn.SiLU(), torch.nn.SiLU, (64, 200)),
     "tanh": (lambda: nn.Tanh(), torch.nn.Tanh, (64, 200)),
+    "prelu": (lambda: nn.PReLU(200), torch.nn.PReLU, (64, 200)),
     "layer norm": (lambda: nn.LayerNorm(96), torch.nn.LayerNorm, (64, 96)),
     "rms norm": (lambda: nn.RMSNorm(96), torch.nn.RMSNorm, (64, 96)),
     "group norm": (lambda: nn.GroupNorm(4, 16), torch.nn.GroupNorm, (8, 16, 12, 12)),

@@ -40,6 +40,9 @@ STABLE_TORCH_LIBRARY(rad_kernels, m) {
   m.def(
       "gated(Tensor gate, Tensor up, int activation, int bits, bool keep_gate, bool keep_up, int salt, Tensor? keys=None) -> (Tensor, Tensor, Tensor)");
 
+  // A mask of x > 0 and codes of min(x, 0), none of these where bits is 0; rad_kernels/ops'.
+  m.def("prelu(Tensor x, Tensor weight, int bits, int salt, Tensor? key=None) -> (Tensor, Tensor, Tensor)");
+
   // An element is dropped when its 32-bit word is below `threshold`; `saved` is the trailer alone.
   m.def("dropout(Tensor x, int threshold, int salt, Tensor? key=None) -> (Tensor, Tensor)");
   m.def("dropout_backward(Tensor dy, Tensor saved, int threshold, SymInt[] stride) -> Tensor");

@@ -16,7 +16,7 @@ from .. import functional
 
 ACTIVATIONS = (
     *("relu", "relu6", "leaky_relu", "hardtanh", "hardsigmoid", "gelu", "silu", "mish", "tanh", "sigmoid"),
-    *("logsigmoid", "softplus", "elu", "celu", "selu", "hardswish"),
+    *("logsigmoid", "softplus", "elu", "celu", "selu", "hardswish", "prelu"),
 )
 
 
@@ -71,6 +71,7 @@ INSTEAD = {
     "EluBackward0": "functional.elu",
     "HardswishBackward0": "functional.hardswish",
     "LeakyReluBackward0": "functional.leaky_relu",
+    "PreluKernelBackward0": "functional.prelu",
     "NativeDropoutBackward0": "functional.dropout",
     "BernoulliBackward0": "functional.dropout",
     "MaxPool2DWithIndicesBackward0": "functional.max_pool2d",

@@ -26,6 +26,7 @@ from ._pool import (
     max_pool2d,
     max_pool3d,
 )
+from ._prelu import prelu
 from ._rnn import recurrent
 from ._smooth import celu, elu, gelu, hardswish, logsigmoid, mish, selu, sigmoid, silu, softplus, tanh
 
@@ -73,6 +74,7 @@ __all__ = [
     "max_pool2d",
     "max_pool3d",
     "mish",
+    "prelu",
     "reaction_diffusion",
     "recurrent",
     "relu",

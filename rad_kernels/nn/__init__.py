@@ -12,6 +12,7 @@ from .activation import (
     LeakyReLU,
     LogSigmoid,
     Mish,
+    PReLU,
     ReLU,
     ReLU6,
     Sigmoid,
@@ -23,7 +24,7 @@ from .activation import (
 )
 from .attention import MultiheadAttention
 from .conv import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from .dropout import AlphaDropout, Dropout
+from .dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from .gated import SwiGLU
 from .linear import Linear
 from .loss import CrossEntropyLoss, LinearCrossEntropy
@@ -73,6 +74,10 @@ __all__ = [
     "ConvTranspose3d",
     "CrossEntropyLoss",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "FeatureAlphaDropout",
     "GroupNorm",
     "Hardshrink",
     "Hardsigmoid",
@@ -88,6 +93,7 @@ __all__ = [
     "MaxPool3d",
     "Mish",
     "MultiheadAttention",
+    "PReLU",
     "RMSNorm",
     "ReLU",
     "ReLU6",

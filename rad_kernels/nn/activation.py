@@ -221,3 +221,30 @@ class SELU(_Coded, torch.nn.SELU):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.selu(x, self.inplace, bits=self.bits) if self.training else super().forward(x)
+
+
+class PReLU(_Coded, torch.nn.PReLU):
+    """``torch.nn.PReLU`` that keeps one bit an element and, for the gradient of its weight, ``bits`` more
+    (``functional.prelu``). dx is exact.
+
+    Args:
+        num_parameters, init, device, dtype: as torch.nn.PReLU.
+        bits: 8, 4, 2, 1, or None for torch's exact gradient; may be changed at any time.
+    """
+
+    def __init__(
+        self,
+        num_parameters: int = 1,
+        init: float = 0.25,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bits: int | None = 4,
+    ) -> None:
+        super().__init__(num_parameters, init, device, dtype)
+        self.bits = bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        return functional.prelu(x, self.weight, bits=self.bits)

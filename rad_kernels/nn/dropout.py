@@ -19,9 +19,24 @@ class Dropout(torch.nn.Dropout):
 class AlphaDropout(torch.nn.AlphaDropout):
     """``torch.nn.AlphaDropout`` that keeps a 64-byte key instead of a mask (``functional.alpha_dropout``).
 
-    The mask is not torch's for the same seed. Under torch.compile it is torch's own layer. Dropout1d to
-    Dropout3d need no counterpart: torch keeps one number a channel of them.
+    The mask is not torch's for the same seed. Under torch.compile it is torch's own layer.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.alpha_dropout(x, self.p, self.training, self.inplace)
+
+
+class Dropout1d(torch.nn.Dropout1d):
+    """``torch.nn.Dropout1d`` itself, whose one number a channel is all that it keeps."""
+
+
+class Dropout2d(torch.nn.Dropout2d):
+    """``torch.nn.Dropout2d`` itself, whose one number a channel is all that it keeps."""
+
+
+class Dropout3d(torch.nn.Dropout3d):
+    """``torch.nn.Dropout3d`` itself, whose one number a channel is all that it keeps."""
+
+
+class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
+    """``torch.nn.FeatureAlphaDropout`` itself, whose one number a channel is all that it keeps."""

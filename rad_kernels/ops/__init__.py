@@ -34,6 +34,7 @@ from .norm import (
 )
 from .pde import reaction_diffusion, reaction_diffusion_backward, states_nbytes
 from .pool import max_pool, max_pool_backward, pool_code_words
+from .prelu import prelu
 from .rnn import draw_keys, rnn, rnn_backward, rnn_packs_nbytes, rnn_saved_nbytes
 from .salt import rank_salt
 
@@ -74,6 +75,7 @@ __all__ = [
     "pack",
     "packed_shape",
     "pool_code_words",
+    "prelu",
     "probability_nbytes",
     "rank_salt",
     "reaction_diffusion",

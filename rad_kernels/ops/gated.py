@@ -34,11 +34,12 @@ _NAMES = tuple(GATES)
 _GROUP = 64
 
 
-def _spec(bits: int) -> tuple[int, ...]:
+def whole(bits: int) -> tuple[int, ...]:
+    """The spec of all entries as codes."""
     return 1, 1, 0, 0, bits
 
 
-def _matrix(x: Tensor) -> tuple[int, int]:
+def matrix_of(x: Tensor) -> tuple[int, int]:
     """Rows and features of the pack: lines are cut into groups, so that short ones are joined."""
     features = x.shape[-1] if x.dim() else 1
     return (x.numel() // features, features) if features >= _GROUP else (1, x.numel())
@@ -46,7 +47,7 @@ def _matrix(x: Tensor) -> tuple[int, int]:
 
 def gated_nbytes(x: Tensor, bits: int) -> int:
     """Bytes that are kept of one factor of the shape and dtype of x."""
-    return saved_nbytes(*_matrix(x), x.dtype, _spec(bits))
+    return saved_nbytes(*matrix_of(x), x.dtype, whole(bits))
 
 
 def gated(
@@ -69,7 +70,7 @@ def gated(
 
 def gated_product(dy: Tensor, saved: Tensor, bits: int) -> Tensor:
     """dy times the unbiased estimate of a factor, both rounded once."""
-    return unpack(saved, *_matrix(dy), dy.dtype, _spec(bits)).view(dy.shape).mul_(dy)
+    return unpack(saved, *matrix_of(dy), dy.dtype, whole(bits)).view(dy.shape).mul_(dy)
 
 
 def _gated(
@@ -87,7 +88,7 @@ def _gated(
 
     def packed(factor: Tensor, number: int) -> Tensor:
         key = None if keys is None else keys[number : number + 1]
-        return _ops.pack(factor.reshape(_matrix(factor)), _spec(bits), salt, key)
+        return _ops.pack(factor.reshape(matrix_of(factor)), whole(bits), salt, key)
 
     def not_packed() -> Tensor:
         if keys is None:

@@ -106,6 +106,14 @@ def run_layers(device: torch.device) -> int:
             x, dy = (torch.ones(77, n, device=device, dtype=dtype) for n in (135, 67))
             ops.rows_wgrad(dy, ops.pack(x, sketch.spec), 135, sketch.spec, fused=True)
             count += 1
+        for channels, outputs in ((16, 24), (7, 9)):  # dy as it is read, and to be laid out anew
+            x, weight = (torch.ones(n, channels, 3, 3, device=device, dtype=dtype) for n in (30, outputs))
+            dy = torch.ones(30, 3, 3, outputs, device=device, dtype=dtype).movedim(-1, 1)
+            how = [1, 1], [1, 1], [1, 1], False
+            for spec, by_channel in ((Sketch(0.3).spec, False), (Sketch(0.3, "same", bits=4).spec, True)):
+                _, saved = ops.conv(x, weight, None, spec, by_channel, *how, [0, 0], 1)
+                ops.conv_wgrad(dy, saved, x.shape, weight.shape, spec, by_channel, *how, 1)
+                count += 1
     for dtype in DTYPE_NAMES:
         logits = torch.rand(13, 67, device=device).to(dtype).requires_grad_()
         nn.CrossEntropyLoss()(logits, torch.arange(13, device=device)).backward()

@@ -190,6 +190,50 @@ def test_both_ways_to_a_weight_gradient(sampling, bits, dtype):
             assert ((dw.double() - dy.double().t() @ estimate).abs() <= bound).all(), (rows, fused)
 
 
+CONVOLUTIONS = {  # x, weight, (stride, padding, dilation, transposed, output_padding, groups)
+    "aligned": ((4, 64, 14, 15), (136, 64, 3, 3), ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)),
+    "wide": ((2, 136, 9, 9), (24, 136, 3, 3), ([2, 2], [1, 1], [1, 1], False, [0, 0], 1)),
+    "odd groups": ((3, 10, 13, 11), (22, 5, 3, 3), ([1, 2], [2, 0], [2, 1], False, [0, 0], 2)),
+    "transposed": ((3, 24, 9, 7), (24, 20, 4, 4), ([2, 2], [1, 1], [1, 1], True, [0, 0], 1)),
+    "line": ((5, 16, 301), (16, 16, 5), ([1], [2], [1], False, [0], 1)),
+    "solid": ((2, 8, 6, 7, 8), (16, 8, 3, 3, 3), ([1] * 3, [1] * 3, [1] * 3, False, [0] * 3, 1)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("sampling", ["rows", "same"])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_weight_gradients_of_convolutions(name, sampling, channels_last, dtype):
+    """Within one rounding of dW and one of the decoded values from torch's with the estimate; repeatable."""
+    torch.manual_seed(3)
+    shape, weight_shape, geometry = CONVOLUTIONS[name]
+    by_channel = sampling == "same"
+    weight = torch.randn(weight_shape).to(DEVICE, dtype)
+    x = torch.randn(shape).to(DEVICE, dtype)
+    for bits in (None, 4):
+        spec = Sketch(0.3, sampling, bits=bits).spec
+        y, saved = ops.conv(x, weight, None, spec, by_channel, *geometry)
+        dy = torch.randn(y.shape).to(DEVICE, dtype)
+        if channels_last:
+            dy = dy.movedim(1, -1).contiguous().movedim(-1, 1)
+        estimate = ops.unpack(saved, *ops.packed_shape(shape, by_channel), dtype, spec).double()
+        if not by_channel:
+            estimate = estimate.view(shape[0], -1, shape[1]).transpose(1, 2)
+
+        def exact(dy, x):
+            return torch.ops.aten.convolution_backward(
+                dy, x.reshape(shape), weight.double(), None, *geometry, (False, True, False)
+            )[1]
+
+        bound = 2 * torch.finfo(dtype).eps * exact(dy.double().abs(), estimate.abs())
+        stride, padding, dilation, transposed, _, groups = geometry
+        how = spec, by_channel, stride, padding, dilation, transposed, groups
+        dw = ops.conv_wgrad(dy, saved, shape, weight_shape, *how)
+        assert ((dw.double() - exact(dy.double(), estimate)).abs() <= bound).all(), bits
+        assert same_bits(ops.conv_wgrad(dy, saved, shape, weight_shape, *how), dw), bits
+
+
 def network():
     return torch.nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1, sketch=CODES),

@@ -27,7 +27,9 @@ struct ConvWgradArgs {
   int64_t dy_image, dy_output;  // strides
   const void* saved;
   const int64_t* index;  // [kept] rows or positions as `sample` lists them; null for `different` and keep = 1
-  void* dw;              // every element is written; accumulated in fp32 (fp64 for fp64), rounded once
+  void* dw;              // every element is written; accumulated in fp32 (fp64 for fp64), rounded once. A GPU
+             // may round decoded 16-bit values to dtype first, and let one that is NaN or infinite
+             // make dW NaN at all taps of its channel
   int64_t dw_output, dw_channel;  // strides of outputs and channels of a group; taps lie side by side
   int64_t dw_group;
   void* workspace;

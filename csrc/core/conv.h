@@ -13,6 +13,8 @@ RAD_HD int64_t output_positions(const ConvAxis (&axis)[3]) {
 }
 RAD_HD int64_t tap_count(const ConvAxis (&axis)[3]) { return axis[0].taps * axis[1].taps * axis[2].taps; }
 
+RAD_HD int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
+
 // Where input position p and tap t meet, or -1.
 RAD_HD int64_t output_position(const ConvAxis& a, int64_t p, int64_t t) {
   const int64_t at = p * a.scale + a.offset + t * a.step;

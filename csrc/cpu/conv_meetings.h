@@ -7,8 +7,6 @@
 
 namespace rad::cpu {
 
-inline int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
-
 // Pairs of an entry and a row of a panel, as offsets of their first numbers.
 struct Pairs {
   int64_t count;

@@ -2,6 +2,7 @@
 // of that channel out, and look dy up where each of them meets the tap. Neighbouring entries are neighbouring
 // positions, so that dy is read nearly in order; sums are joined in a fixed order.
 #include "core/conv.h"
+#include "cuda/conv_product.cuh"
 #include "cuda/saved.cuh"
 
 namespace rad::cuda {
@@ -103,9 +104,12 @@ __global__ void __launch_bounds__(kThreads, kResident) conv_wgrad_kernel(ConvPar
 
 }  // namespace
 
-int64_t conv_wgrad_workspace(const ConvWgradArgs&) { return 0; }
+int64_t conv_wgrad_workspace(const ConvWgradArgs& args) {
+  return conv_product_pays(args) ? conv_product_workspace(args) : 0;
+}
 
 int conv_wgrad(const ConvWgradArgs& args) {
+  if (conv_product_pays(args)) return conv_product(args);
   const SavedView saved(args.spec, args.dtype, packed_rows(args), packed_cols(args), args.saved);
   const int64_t taps = tap_count(args.axis), group_outputs = args.outputs / args.groups;
   const LaunchConfig config{

@@ -16,11 +16,11 @@ static_assert(kOutputs == kFeatures && ResultTile::kBytes <= kSharedBytes);
 
 // How the warps of a block of `Threads` share its tile. Four warps have 64 x 64 sums each, which reads least
 // of shared memory; eight have 64 x 32 and leave registers to what happens to the operands on their way.
-template <int Threads>
+template <int Threads, int Features = kFeatures>
 struct Shape {
   static constexpr int kThreads = Threads, kBlocks = 256 / Threads;  // to a multiprocessor
   static constexpr int kWarpOutputs = 64, kColumns = Threads / 32 * kWarpOutputs / kOutputs;
-  static constexpr int kWarpFeatures = kFeatures / kColumns;
+  static constexpr int kWarpFeatures = Features / kColumns;
   static constexpr int kBlocksM = kWarpOutputs / 16, kBlocksN = kWarpFeatures / 8;  // of mma
   static_assert(kBlocksN % 2 == 0);
 

@@ -1,0 +1,306 @@
+// dW of a convolution on tensor cores: for each tap a product over the kept positions of x, whose rows of dy
+// are gathered where they meet the tap. Taps lie beside outputs in one dimension of the product.
+#include "cuda/conv_product.cuh"
+
+#include "cuda/conv_meetings.cuh"
+#include "cuda/conv_plan.cuh"
+#include "cuda/regroup.cuh"
+
+namespace rad::cuda {
+namespace {
+
+using gemm::kDepth;
+
+// ---- where kept positions lie -----------------------------------------------------------------------------
+
+struct SpotParams {
+  AxisMeetings axis[3];
+  const int64_t* index;  // rows, or positions where lines are [positions, images]; null: as they lie
+  bool by_channel;
+  int64_t lines, images, positions;
+  Spot* spots;
+};
+
+__global__ void __launch_bounds__(kThreads, kResident) spots_kernel(const __grid_constant__ SpotParams p) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < p.lines; i += step) {
+    const int64_t entry = p.by_channel ? i / p.images : i, drawn = p.index ? p.index[entry] : entry;
+    int64_t position = p.by_channel ? drawn : drawn % p.positions;
+    Spot spot;
+    spot.image = static_cast<int32_t>(p.by_channel ? i % p.images : drawn / p.positions);
+#pragma unroll
+    for (int d = 2; d >= 0; --d) {
+      const AxisMeetings& a = p.axis[d];
+      const int64_t at = position % a.axis.input;
+      position /= a.axis.input;
+      spot.position[d] = static_cast<int32_t>(a.of_position(at));
+      if (!a.reads(at)) spot.image = -1;
+    }
+    p.spots[i] = spot;
+  }
+}
+
+// ---- product
+// ------------------------------------------------------------------------------------------------
+
+template <class T>
+struct ProductParams {
+  MeetingRows dy;
+  const Spot* spots;
+  gemm::AlignedRows<T> x;  // of group 0: the channels of a group, and padding
+  int64_t x_group;
+  Slices slices;
+  int64_t groups, tiles_m, tiles_n, units;
+  float* parts;  // [slices, groups, taps * outputs, channels]
+};
+
+// The sums of a tile whose first is at `output`, `feature`, into a matrix [outputs, features].
+template <class Warp>
+RAD_DEVICE void store_sums(const Warp& warp, int64_t output, int64_t feature, int64_t outputs,
+                           int64_t features, float* sums) {
+#pragma unroll
+  for (int m = 0; m < Warp::kBlocksM; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row = output + warp.output + m * 16 + half * 8 + warp.lane / 4;
+      if (row >= outputs) continue;
+#pragma unroll
+      for (int n = 0; n < Warp::kBlocksN; ++n) {
+        const int64_t column = feature + warp.feature + n * 8 + warp.lane % 4 * 2;
+        if (column >= features) continue;
+        const Vector<float, 2> pair{{warp.sum[m][n][half * 2], warp.sum[m][n][half * 2 + 1]}};
+        *reinterpret_cast<Vector<float, 2>*>(sums + row * features + column) = pair;
+      }
+    }
+}
+
+template <class T, int Features>
+__global__ void __launch_bounds__(ConvPlan::kThreads, 256 / ConvPlan::kThreads)
+    conv_product_kernel(const __grid_constant__ ProductParams<T> p) {
+  constexpr int kCopiers = ConvPlan::kThreads;
+  gemm::Shape<kCopiers, Features> warp;
+  const int64_t rows = p.dy.taps * p.dy.outputs;
+  for (int64_t unit = blockIdx.x; unit < p.units; unit += gridDim.x) {
+    const int64_t m = unit % p.tiles_m, n = unit / p.tiles_m % p.tiles_n;
+    const int64_t part = unit / p.tiles_m / p.tiles_n, group = part % p.groups, slice = part / p.groups;
+    const int64_t begin = p.slices.begin(slice), output = m * gemm::kOutputs, feature = n * Features;
+    const gemm::Steps<kDepth> steps(0, p.slices.end(slice) - begin);
+    MeetingLoader<kCopiers> a(p.dy, p.spots + begin, steps, group, output);
+    const gemm::AlignedRows<T> x{p.x.data + begin * p.x.stride + group * p.x_group, p.x.stride, p.x.cols};
+    gemm::CopyLoader<T, false, Features, kDepth, kCopiers> b(x, nullptr, steps, feature);
+    gemm::multiply<T>(steps, 1.f, a, b, warp);
+    store_sums(warp, output, feature, rows, p.x.cols, p.parts + part * rows * p.x.cols);
+  }
+}
+
+// ---- sums of slices
+// -------------------------------------------------------------------------------------------
+
+template <class T>
+struct SumParams {
+  Slices slices;
+  int64_t groups, taps, outputs, channels;  // of a group
+  int64_t padded_outputs, padded_channels;
+  const float* parts;
+  T* dw;
+  int64_t dw_group, dw_output, dw_channel;
+};
+
+RAD_DEVICE float weighed_sum(const Slices& slices, const float* part, int64_t stride) {
+  float total = 0;
+  for (int side = 0, slice = 0; side < 2; ++side) {
+    float sum = 0;
+    for (int64_t i = 0; i < slices.count[side]; ++i) sum += part[slice++ * stride];
+    if (slices.count[side]) total += sum * slices.weight[side];
+  }
+  return total;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, kResident)
+    sum_slices_kernel(const __grid_constant__ SumParams<T> p) {
+  const int64_t rows = p.groups * p.taps * p.padded_outputs, stride = rows * p.padded_channels;
+  const int64_t count = p.groups * p.taps * p.outputs * p.channels;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += step) {
+    const int64_t c = i % p.channels, o = i / p.channels % p.outputs,
+                  tap = i / p.channels / p.outputs % p.taps, group = i / p.channels / p.outputs / p.taps;
+    const int64_t row = (group * p.taps + tap) * p.padded_outputs + o;
+    p.dw[group * p.dw_group + o * p.dw_output + c * p.dw_channel + tap] =
+        narrow<T>(weighed_sum(p.slices, p.parts + row * p.padded_channels + c, stride));
+  }
+}
+
+// ---- launches
+// ---------------------------------------------------------------------------------------------------
+
+// The steps of one call: each a launch, or nothing.
+template <class T>
+class Call {
+ public:
+  Call(const ConvWgradArgs& args, const ConvPlan& plan)
+      : a_(args), plan_(plan), base_(static_cast<char*>(args.workspace)) {}
+
+  int run() {
+    for (const auto step : {&Call::find_spots, &Call::decode_lines, &Call::move_x, &Call::move_dy,
+                            &Call::multiply, &Call::sum_slices})
+      if (const int status = (this->*step)()) return status;
+    return 0;
+  }
+
+ private:
+  template <class Item>
+  Item* at(int64_t offset) const {
+    return reinterpret_cast<Item*>(base_ + offset);
+  }
+  LaunchConfig walk(int64_t items) const {
+    return {dim3(blocks_for(items, kThreads, kWalkingBlocks)), dim3(kThreads), 0, a_.exec.stream};
+  }
+
+  int find_spots() {
+    const SpotParams params{{plan_.axis[0], plan_.axis[1], plan_.axis[2]},
+                            a_.index,
+                            a_.by_channel,
+                            plan_.slices.lines,
+                            a_.images,
+                            input_positions(a_.axis),
+                            at<Spot>(plan_.spots)};
+    return launch(spots_kernel, walk(params.lines), params);
+  }
+
+  int decode_lines() {
+    if (!plan_.layout.bits) return 0;
+    return decode({a_.exec, a_.spec, a_.dtype, false, packed_rows(a_), packed_cols(a_), a_.saved, 0,
+                   plan_.layout.lines, at<T>(plan_.decoded)});
+  }
+  const T* stored() const {
+    return plan_.layout.bits ? at<T>(plan_.decoded) : static_cast<const T*>(a_.saved);
+  }
+
+  int move_x() {
+    if (!plan_.move_x) return 0;
+    const int64_t width = plan_.layout.width;
+    Regroup how{};
+    how.source = contiguous_matrix(stored(), plan_.slices.lines, a_.channels);
+    how.images = how.out_row = 1;
+    if (a_.by_channel) {  // [images, channels, positions] to [positions, images, channels]
+      how.source = {stored(), width, a_.channels, width, {1, 1, width}, {0, 0, 1}};
+      how.images = how.out_row = a_.images;
+      how.image_stride = a_.channels * width;
+      how.out_image = 1;
+    }
+    how.groups = a_.groups;
+    how.group_cols = a_.channels / a_.groups;
+    how.padded = plan_.channels;
+    how.spots = at<Spot>(plan_.spots);
+    how.out = at<uint16_t>(plan_.x);
+    return regroup(a_.exec, how);
+  }
+
+  int move_dy() {
+    if (!plan_.move_dy) return 0;
+    const ConvAxis(&axis)[3] = a_.axis;
+    Regroup how{};
+    how.source = {a_.dy,
+                  output_positions(axis),
+                  a_.outputs,
+                  a_.dy_output,
+                  {axis[0].output, axis[1].output, axis[2].output},
+                  {axis[0].dy_stride, axis[1].dy_stride, axis[2].dy_stride}};
+    how.images = a_.images;
+    how.image_stride = a_.dy_image;
+    how.out_image = how.source.rows;
+    how.out_row = 1;
+    how.groups = a_.groups;
+    how.group_cols = a_.outputs / a_.groups;
+    how.padded = plan_.outputs;
+    how.out = at<uint16_t>(plan_.dy);
+    return regroup(a_.exec, how);
+  }
+
+  MeetingRows rows_of_dy() const {
+    MeetingRows rows{{plan_.axis[0], plan_.axis[1], plan_.axis[2]},
+                     static_cast<const uint16_t*>(a_.dy),
+                     a_.dy_image,
+                     plan_.outputs,
+                     plan_.outputs,
+                     plan_.taps};
+    if (plan_.move_dy) {
+      int64_t stride = a_.groups * plan_.outputs;
+      for (int d = 2; d >= 0; --d) {
+        rows.axis[d].axis.dy_stride = stride;
+        stride *= rows.axis[d].axis.output;
+      }
+      rows.dy = at<uint16_t>(plan_.dy);
+      rows.image = stride;
+    }
+    return rows;
+  }
+
+  int multiply() {
+    const T* x = plan_.move_x ? at<T>(plan_.x) : stored();
+    const ProductParams<T> params{
+        rows_of_dy(),          at<Spot>(plan_.spots), {x, a_.groups * plan_.channels, plan_.channels},
+        plan_.channels,        plan_.slices,          a_.groups,
+        plan_.tiles_m,         plan_.tiles_n,         plan_.units,
+        at<float>(plan_.parts)};
+    const int64_t resident = int64_t{multiprocessors()} * 256 / ConvPlan::kThreads;
+    const LaunchConfig config{dim3(blocks_for(plan_.units, 1, resident)), dim3(ConvPlan::kThreads),
+                              gemm::kSharedBytes, a_.exec.stream};
+    return plan_.narrow ? launch(conv_product_kernel<T, ConvPlan::kNarrow>, config, params)
+                        : launch(conv_product_kernel<T, gemm::kFeatures>, config, params);
+  }
+
+  int sum_slices() {
+    const int64_t outputs = a_.outputs / a_.groups, channels = a_.channels / a_.groups;
+    const SumParams<T> params{plan_.slices,
+                              a_.groups,
+                              plan_.taps,
+                              outputs,
+                              channels,
+                              plan_.outputs,
+                              plan_.channels,
+                              at<float>(plan_.parts),
+                              static_cast<T*>(a_.dw),
+                              a_.dw_group,
+                              a_.dw_output,
+                              a_.dw_channel};
+    return launch(sum_slices_kernel<T>, walk(a_.groups * plan_.taps * outputs * channels), params);
+  }
+
+  const ConvWgradArgs& a_;
+  const ConvPlan& plan_;
+  char* base_;
+};
+
+}  // namespace
+
+bool conv_product_pays(const ConvWgradArgs& args) {
+  // Products of a tile that tensor cores do while the plain kernel does one. Arithmetic, not measured.
+  constexpr int64_t kFaster = 256;
+  if (item_size(args.dtype) != 2 || args.spec.sampling == Sampling::kDifferent) return false;
+  int64_t unmet = 1;  // of as many pairs of a position and a tap one meets
+  for (const ConvAxis& axis : args.axis) {
+    if (axis.divisor > kFaster || !AxisMeetings(axis).fits()) return false;
+    unmet *= axis.divisor;
+  }
+  const ConvPlan plan(args);
+  const int64_t outputs = args.outputs / args.groups, channels = args.channels / args.groups;
+  const int64_t tile = gemm::kOutputs * (plan.narrow ? ConvPlan::kNarrow : gemm::kFeatures);
+  return args.images <= INT32_MAX &&
+         plan.tiles_m * plan.tiles_n * tile <= kFaster * plan.taps * outputs * channels / unmet;
+}
+
+int64_t conv_product_workspace(const ConvWgradArgs& args) {
+  ConvPlan plan(args);
+  plan.lay_out(args);
+  return plan.bytes;
+}
+
+int conv_product(const ConvWgradArgs& args) {
+  ConvPlan plan(args);
+  plan.lay_out(args);
+  return args.dtype == DType::kBF16 ? Call<bf16>(args, plan).run() : Call<f16>(args, plan).run();
+}
+
+}  // namespace rad::cuda

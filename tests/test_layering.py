@@ -31,7 +31,7 @@ SIMT_HEADER = "simt.h"
 TORCH_FREE = ("contract", "kernels.h", "core", "cpu", "cuda")
 TORCH_WORD = re.compile(r"\b(ATen|c10|torch|pybind\w*)\b")
 ASM = re.compile(r"\b(asm|__asm__)\b")
-ASM_HOMES = ("cuda/ptx.cuh", "cuda/ptx_arithmetic.cuh")
+ASM_HOMES = ("cuda/ptx.cuh", "cuda/ptx_wgmma.cuh", "cuda/ptx_arithmetic.cuh")
 
 # Python modules from low to high; imports go down only. Modules not named here may sit anywhere in between,
 # as long as a named one never reaches, through them, a named one that is not below it.

@@ -138,8 +138,9 @@ struct RowsWgradArgs {
   MatrixView dy;     // [rows, outputs]
   int64_t features;  // x was [dy.rows, features]
   const void* saved;
-  const int64_t* index;  // [tiles, kept(dy.rows)] as `sample` lists them
-  void* dw;              // [outputs, features], contiguous; accumulated in fp32, rounded once
+  const int64_t* index;   // [tiles, kept(dy.rows)] as `sample` lists them
+  void* dw;               // [outputs, features], contiguous; accumulated in fp32, rounded once
+  bool portable = false;  // by the kernel for every GPU, where a faster one is for this GPU alone
 };
 
 }  // namespace rad

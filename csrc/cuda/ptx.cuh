@@ -1,6 +1,7 @@
-// The only file with inline asm, and the only one that knows the host harness (docs/simt.md): launches,
-// shared memory, asynchronous copies, matrix instructions. Every wrapper has a device and a host branch, and
-// a test of its own (tests/cpp/test_ptx_*.cu). Host branches exist only under SIMT_HOST.
+// With ptx_wgmma.cuh the only file of inline asm (but for arithmetic) and the only one that knows the host
+// harness (docs/simt.md): launches, shared memory, asynchronous copies, matrix instructions. Every wrapper
+// has a device and a host branch, and a test of its own (tests/cpp/test_ptx_*.cu). Host branches exist only
+// under SIMT_HOST.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -193,6 +194,18 @@ RAD_DEVICE void ldmatrix(uint32_t (&r)[Count], const void* row RAD_SITE) {
 #endif
 }
 
+// Four 8x8 matrices of 16-bit items, each transposed on its way: lane 8 m + i passes the address of what is
+// row i of matrix m in shared memory. Registers as ldmatrix fills them. sm_90.
+RAD_DEVICE void stmatrix_transposed(void* row, const uint32_t (&r)[4] RAD_SITE) {
+#ifdef __CUDA_ARCH__
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(smem_address(row)),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+#elif defined(SIMT_HOST)
+  simt::stmatrix_transposed(row, r, RAD_HERE);
+#endif
+}
+
 // d = a [16, 16] b [16, 8] + c in fp32, T is bf16 or f16, fragments as in the PTX ISA.
 template <class T>
 RAD_DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
@@ -310,66 +323,6 @@ RAD_DEVICE void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #elif defined(SIMT_HOST)
   simt::proxy_fence();
-#endif
-}
-
-// ---- wgmma (sm_90a)
-// -----------------------------------------------------------------------------------------
-
-// Operand whose rows hold 64 consecutive k of 16 bits under the 128-byte swizzle, 8-row groups 1024 bytes
-// apart.
-RAD_DEVICE uint64_t wgmma_operand_k128(const void* p) {
-  constexpr uint64_t kLeading = 1, kStride = 1024 >> 4, kSwizzle128 = 1;
-  return static_cast<uint64_t>(smem_address(p) >> 4 & 0x3FFF) | kLeading << 16 | kStride << 32 |
-         kSwizzle128 << 62;
-}
-RAD_DEVICE void wgmma_fence(RAD_SITE_FIRST) {
-#ifdef __CUDA_ARCH__
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#elif defined(SIMT_HOST)
-  simt::wgmma_fence(RAD_HERE);
-#endif
-}
-RAD_DEVICE void wgmma_commit(RAD_SITE_FIRST) {
-#ifdef __CUDA_ARCH__
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-#elif defined(SIMT_HOST)
-  simt::wgmma_commit(RAD_HERE);
-#endif
-}
-template <int GroupsLeft>
-RAD_DEVICE void wgmma_wait(RAD_SITE_FIRST) {
-#ifdef __CUDA_ARCH__
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GroupsLeft) : "memory");
-#elif defined(SIMT_HOST)
-  simt::wgmma_wait(GroupsLeft, RAD_HERE);
-#endif
-}
-// d (+)= a [64, 16] b [64, 16]^T. d belongs to the hardware until the wait that covers its commit group.
-template <class T>
-RAD_DEVICE void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate RAD_SITE) {
-  static_assert(kIsHalf<T>);
-#ifdef __CUDA_ARCH__
-#define RAD_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define RAD_WGMMA(type)                                                                             \
-  asm volatile(                                                                                     \
-      "{\n"                                                                                         \
-      ".reg .pred p;\n"                                                                             \
-      "setp.ne.b32 p, %34, 0;\n"                                                                    \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                   \
-      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"    \
-      "%24,%25,%26,%27,%28,%29,%30,%31}, %32, %33, p, 1, 1, 0, 0;\n"                                \
-      "}"                                                                                           \
-      : RAD_D4(0), RAD_D4(4), RAD_D4(8), RAD_D4(12), RAD_D4(16), RAD_D4(20), RAD_D4(24), RAD_D4(28) \
-      : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)))
-  if constexpr (std::is_same_v<T, bf16>)
-    RAD_WGMMA("bf16");
-  else
-    RAD_WGMMA("f16");
-#undef RAD_WGMMA
-#undef RAD_D4
-#elif defined(SIMT_HOST)
-  simt::wgmma_issue(kHostHalf<T>, 64, d, a, b, accumulate, RAD_HERE);
 #endif
 }
 

@@ -2,10 +2,12 @@
 // on their way into shared memory, so that neither exists a second time.
 #include "cuda/gemm/mma.cuh"
 #include "cuda/gemm/sources.cuh"
+#include "cuda/gemm/wgmma.cuh"
 
 namespace rad::cuda {
 namespace {
 
+namespace wg = gemm::warpgroups;
 using gemm::kDepth;
 
 template <class T>
@@ -38,6 +40,27 @@ struct Place {
   int64_t output, feature, tile, column;
 };
 
+// The tile of this number, of `outputs` outputs.
+template <class T>
+RAD_DEVICE Place find_place(const RowsParams<T>& p, int64_t number, int64_t outputs) {
+  const bool tiled = p.saved.layout.tiles > 1;
+  int64_t o, f;
+  p.tiles.find(number, o, f);
+  return {o * outputs, f * gemm::kFeatures, tiled ? f : 0, tiled ? 0 : f * gemm::kFeatures};
+}
+
+// What cp.async can bring.
+template <class T>
+RAD_DEVICE gemm::AlignedRows<T> aligned_dy(const RowsParams<T>& p) {
+  return {static_cast<const T*>(p.dy.m.data), p.dy.m.stride[2], p.dy.m.cols};
+}
+template <class T>
+RAD_DEVICE gemm::AlignedRows<T> aligned_lines(const RowsParams<T>& p, int64_t tile) {
+  const SavedLayout& m = p.saved.layout;
+  const int64_t width = m.tile_width(tile);
+  return {p.saved.template plane<const T>(m.line_offset(tile, 0)), width, width};
+}
+
 template <class T, class A, class Warp>
 RAD_DEVICE void coded_product(const RowsParams<T>& p, const gemm::Steps<kDepth>& steps, const Place& at, A& a,
                               Warp& warp) {
@@ -49,23 +72,20 @@ RAD_DEVICE void coded_product(const RowsParams<T>& p, const gemm::Steps<kDepth>&
 template <class T, Path kPath, class Warp>
 RAD_DEVICE void product(const RowsParams<T>& p, const gemm::Steps<kDepth>& steps, const Place& at,
                         Warp& warp) {
-  const SavedLayout& m = p.saved.layout;
   const int64_t* index = p.dy.index + at.tile * p.index_step;
-  const T* stored = p.saved.template plane<const T>(m.line_offset(at.tile, 0));
-  const int64_t width = m.tile_width(at.tile);
+  const gemm::AlignedRows<T> stored = aligned_lines(p, at.tile);
   if constexpr (kPath == Path::kStaged) {
     gemm::ListedRows<T> dy = p.dy;
     dy.index = index;
     Staged<T, gemm::ListedRows<T>, Warp> a(dy, steps, at.output);
-    if (m.bits) return coded_product(p, steps, at, a, warp);
-    const gemm::PlainLines<T> lines{stored, width, p.vector_lines};
+    if (p.saved.layout.bits) return coded_product(p, steps, at, a, warp);
+    const gemm::PlainLines<T> lines{stored.data, stored.cols, p.vector_lines};
     Staged<T, gemm::PlainLines<T>, Warp> b(lines, steps, at.column);
     gemm::multiply<T>(steps, p.weights.ratio, a, b, warp);
   } else {
-    const gemm::AlignedRows<T> dy{static_cast<const T*>(p.dy.m.data), p.dy.m.stride[2], p.dy.m.cols};
-    Copied<T, true, Warp> a(dy, index, steps, at.output);
+    Copied<T, true, Warp> a(aligned_dy(p), index, steps, at.output);
     if constexpr (kPath == Path::kDecoded) return coded_product(p, steps, at, a, warp);
-    Copied<T, false, Warp> b({stored, width, width}, nullptr, steps, at.column);
+    Copied<T, false, Warp> b(stored, nullptr, steps, at.column);
     gemm::multiply<T>(steps, p.weights.ratio, a, b, warp);
   }
 }
@@ -75,16 +95,69 @@ __global__ void __launch_bounds__(ShapeOf<kPath>::kThreads, ShapeOf<kPath>::kBlo
     rows_wgrad_kernel(const __grid_constant__ RowsParams<T> p) {
   ShapeOf<kPath> warp;
   const gemm::Steps<kDepth> steps(p.weights.split, p.saved.layout.lines);
-  const bool tiled = p.saved.layout.tiles > 1;
   for (int64_t number = blockIdx.x; number < p.tiles.count(); number += gridDim.x) {
-    int64_t o, f;
-    p.tiles.find(number, o, f);
-    const Place at{o * gemm::kOutputs, f * gemm::kFeatures, tiled ? f : 0, tiled ? 0 : f * gemm::kFeatures};
+    const Place at = find_place(p, number, gemm::kOutputs);
     product<T, kPath>(p, steps, at, warp);
     gemm::store(
         warp, [&](int64_t) { return p.weights.alpha; }, at.output, at.feature, p.dy.m.cols, p.features,
         p.vector_dw, p.dw);
   }
+}
+
+// ---- wgmma -----------------------------------------------------------------------------------------------
+
+template <class T, bool Listed, int Width>
+using Brought = gemm::CopyLoader<T, Listed, Width, wg::kDepth, wg::kGroup>;
+
+template <class T>
+RAD_DEVICE void bring_tiles(const RowsParams<T>& p, const gemm::Steps<wg::kDepth>& steps,
+                            wg::RingTurn& turn) {
+  for (int64_t number = blockIdx.x; number < p.tiles.count(); number += gridDim.x) {
+    const Place at = find_place(p, number, wg::kOutputs);
+    const int64_t* index = p.dy.index + at.tile * p.index_step;
+    Brought<T, true, wg::kOutputs> rows(aligned_dy(p), index, steps, at.output);
+    Brought<T, false, gemm::kFeatures> lines(aligned_lines(p, at.tile), nullptr, steps, at.column);
+    wg::bring(steps, rows, lines, turn);
+  }
+}
+
+template <class T>
+RAD_DEVICE void multiply_tiles(const RowsParams<T>& p, const gemm::Steps<wg::kDepth>& steps, int group,
+                               wg::RingTurn& turn) {
+  wg::Share share(group);
+  for (int64_t number = blockIdx.x; number < p.tiles.count(); number += gridDim.x) {
+    const Place at = find_place(p, number, wg::kOutputs);
+    wg::multiply<T>(steps, p.weights.ratio, turn, share);
+    wg::store(share, p.weights.alpha, at.output, at.feature, p.dy.m.cols, p.features, p.vector_dw, p.dw);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(wg::kThreads, 1)
+    rows_wgrad_wgmma_kernel([[maybe_unused]] const __grid_constant__ RowsParams<T> p) {
+#ifdef RAD_HAS_WGMMA
+  CUDA_SHARED(wg::Barriers, ring);
+  if (threadIdx.x == 0) wg::init(ring);
+  __syncthreads();
+  wg::RingTurn turn{ring};
+  const gemm::Steps<wg::kDepth> steps(p.weights.split, p.saved.layout.lines);
+  const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / wg::kGroup, 0);  // one for the compiler
+  if (group == 0)
+    bring_tiles(p, steps, turn);
+  else
+    multiply_tiles(p, steps, group - 1, turn);
+#endif
+}
+
+// ---- launches --------------------------------------------------------------------------------------------
+
+template <class T>
+int launch_wgmma(RowsParams<T> params, void* stream) {
+  params.tiles = gemm::Tiles(params.dy.m.cols, params.features, wg::kOutputs);
+  return launch(rows_wgrad_wgmma_kernel<T>,
+                {dim3(blocks_for(params.tiles.count(), 1, multiprocessors())), dim3(wg::kThreads),
+                 wg::kSharedBytes, stream},
+                params);
 }
 
 template <class T, Path kPath>
@@ -119,8 +192,10 @@ int launch_rows(const RowsWgradArgs& args, const SavedView& saved) {
                              aligned(args.dw, kVectorBytes) && args.features % kPerVector<T> == 0};
   void* stream = args.exec.stream;
   if (!copied || (!layout.bits && !vector_lines)) return launch_path<T, Path::kStaged>(params, stream);
-  return layout.bits ? launch_path<T, Path::kDecoded>(params, stream)
-                     : launch_path<T, Path::kCopied>(params, stream);
+  if (layout.bits) return launch_path<T, Path::kDecoded>(params, stream);
+  if (layout.lines > 0 && !args.portable && wgmma_available<rows_wgrad_wgmma_kernel<T>>())
+    return launch_wgmma(params, stream);
+  return launch_path<T, Path::kCopied>(params, stream);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // Planted faults around asynchronous copies and wgmma (check build only). Too weak a wait has no race to
 // report: it shows as the poison that the harness leaves until a copy lands.
-#include "cuda/ptx.cuh"
+#include "cuda/ptx_wgmma.cuh"
 #include "faults.h"
 #include "tensor_map.h"
 

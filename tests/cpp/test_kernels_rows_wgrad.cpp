@@ -100,28 +100,31 @@ void check_rows(const Case& c, bool exact, Form form = Form::kContiguous, int64_
   const Device<int64_t> device_index(index);
   const size_t bytes = static_cast<size_t>(c.outputs * c.features) * 2;
   std::vector<char> cpu_dw(bytes);
-  Device<char> dw(bytes, dw_shift * 2);
   MatrixView host_view = dy.host(), device_view = dy.device();
   host_view.cols = device_view.cols = c.outputs;
   EXPECT(cpu::rows_wgrad(
              {{}, c.spec, c.dtype, host_view, c.features, saved.host.data(), index.data(), cpu_dw.data()}) ==
          0);
-  EXPECT(cuda::rows_wgrad({{},
-                           c.spec,
-                           c.dtype,
-                           device_view,
-                           c.features,
-                           saved.device.data(),
-                           device_index.data(),
-                           dw.data()}) == 0);
-  const auto got = dw.get();
   const auto want = definition(c, dy, saved.host, index);
-  check_within(c, got, want);
   check_within(c, cpu_dw, want);
-  if (!exact) return;
-  EXPECT_SAME(got, cpu_dw, describe(c));
-  for (size_t i = 0; i < want.size(); ++i)
-    EXPECT(get_item(c.dtype, got.data(), i) == rounded(c.dtype, want[i].want), describe(c), " element ", i);
+  for (const bool portable : {false, true}) {
+    Device<char> dw(bytes, dw_shift * 2);
+    EXPECT(cuda::rows_wgrad({{},
+                             c.spec,
+                             c.dtype,
+                             device_view,
+                             c.features,
+                             saved.device.data(),
+                             device_index.data(),
+                             dw.data(),
+                             portable}) == 0);
+    const auto got = dw.get();
+    check_within(c, got, want);
+    if (!exact) continue;
+    EXPECT_SAME(got, cpu_dw, describe(c));
+    for (size_t i = 0; i < want.size(); ++i)
+      EXPECT(get_item(c.dtype, got.data(), i) == rounded(c.dtype, want[i].want), describe(c), " element ", i);
+  }
 }
 
 SketchSpec rows_spec(int64_t num, int64_t den, Draw draw = Draw::kStratified, int bits = 0) {
@@ -139,6 +142,16 @@ TEST(rows_wgrad_copied) {
   check_rows({rows_spec(1, 1, Draw::kWithoutReplacement), DType::kBF16, 33, 8, 8}, true);
   check_rows({tiles_spec(1, 4, Draw::kWithoutReplacement), DType::kF16, 4 * 67, 128, 272}, true);
   check_rows({tiles_spec(1, 2), DType::kBF16, 2 * 32, 264, 128}, true);
+}
+
+// Tiles of 256 outputs in steps of 64 rows: more rounds of the ring than one, tails of tiles and steps, one
+// block that takes several tiles; the sums change scale within a step, at its end, at its start.
+TEST(rows_wgrad_several_tiles_and_rounds) {
+  check_rows({rows_spec(1, 2), DType::kBF16, 2 * 581, 264, 136}, true);
+  check_rows({tiles_spec(1, 2), DType::kF16, 2 * 320, 520, 264}, true);
+  check_rows({rows_spec(128, 320), DType::kF16, 320, 264, 8}, true);      // 64 of 3, 64 of 2
+  check_rows({tiles_spec(147, 359), DType::kBF16, 359, 256, 144}, true);  // 65 of 3, 82 of 2
+  check_rows({tiles_spec(321, 384), DType::kF16, 384, 272, 256}, true);   // 63 of 2, 258 of 1
 }
 
 // The sums change scale where long strata (3, 2, 5 rows) end, within a step, at its end and at its start.
@@ -213,7 +226,7 @@ struct Product {
                        nullptr});
     index = kept_rows(c, saved);
   }
-  std::vector<uint16_t> wgrad(const std::vector<uint16_t>& dy) const {
+  std::vector<uint16_t> wgrad(const std::vector<uint16_t>& dy, bool portable) const {
     const Device<uint16_t> device_dy(dy);
     const Device<char> device_saved(saved);
     const Device<int64_t> device_index(index);
@@ -225,7 +238,8 @@ struct Product {
                              c.features,
                              device_saved.data(),
                              device_index.data(),
-                             dw.data()}) == 0);
+                             dw.data(),
+                             portable}) == 0);
     return dw.get();
   }
 };
@@ -246,13 +260,19 @@ TEST(rows_wgrad_nan_stays_where_it_was_kept) {
   }
   x[static_cast<size_t>(kept_one * c.features + 5)] = kNaN;
   dy[static_cast<size_t>(kept_one * c.outputs + 3)] = kNaN;
-  const auto got = Product(c, x).wgrad(dy);
-  for (size_t i = 0; i < got.size(); ++i)
-    EXPECT(((got[i] & 0x7FFF) > 0x7F80) == (i % 24 == 5 || i / 24 == 3), "element ", i);
+  for (const bool portable : {false, true}) {
+    const auto got = Product(c, x).wgrad(dy, portable);
+    for (size_t i = 0; i < got.size(); ++i)
+      EXPECT(((got[i] & 0x7FFF) > 0x7F80) == (i % 24 == 5 || i / 24 == 3), "element ", i);
+  }
 }
 
 TEST(rows_wgrad_does_not_depend_on_the_schedule) {
-  for (const int bits : {0, 4}) {
+  struct Kernel {
+    int bits;
+    bool portable;
+  };
+  for (const auto [bits, portable] : {Kernel{0, false}, Kernel{0, true}, Kernel{4, false}}) {
     const Case c{tiles_spec(3, 7, Draw::kStratified, bits), DType::kF16, 230, 136, 264};
     Random random(74);
     std::vector<uint16_t> x(static_cast<size_t>(c.rows * c.features)),
@@ -261,16 +281,16 @@ TEST(rows_wgrad_does_not_depend_on_the_schedule) {
       for (size_t i = 0; i < values->size(); ++i)
         set_item(c.dtype, values->data(), i, static_cast<double>(random.below(2000001) - 1000000) / 1e6);
     const Product problem(c, x);
-    const auto first = problem.wgrad(dy);
+    const auto first = problem.wgrad(dy, portable);
 #ifndef __CUDACC__
     const simt::Options before = simt::options;
     for (const simt::Order order : {simt::Order::kReverse, simt::Order::kRandom}) {
       simt::options.order = order;
-      EXPECT_SAME(problem.wgrad(dy), first);
+      EXPECT_SAME(problem.wgrad(dy, portable), first);
     }
     simt::options = before;
 #endif
-    EXPECT_SAME(problem.wgrad(dy), first);
+    EXPECT_SAME(problem.wgrad(dy, portable), first);
   }
 }
 

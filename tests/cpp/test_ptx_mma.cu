@@ -1,5 +1,5 @@
 // The matrix wrappers of ptx.cuh against element-wise references: ldmatrix, mma, wgmma.
-#include "cuda/ptx.cuh"
+#include "cuda/ptx_wgmma.cuh"
 #include "device.h"
 #include "tensor_map.h"
 
@@ -67,6 +67,33 @@ TEST(ptx_ldmatrix) {
   check_ldmatrix<4, true>();
 }
 
+// ---- stmatrix
+// -----------------------------------------------------------------------------------------------
+
+// What a transposed ldmatrix reads, a transposed stmatrix writes back.
+__global__ void store_matrices(const uint16_t* x, uint16_t* y) {
+#ifdef RAD_HAS_WGMMA
+  CUDA_SHARED(uint16_t[4 * 64], from);
+  CUDA_SHARED(uint16_t[4 * 64], to);
+  const int lane = static_cast<int>(threadIdx.x);
+  for (int i = lane; i < 4 * 64; i += 32) from[i] = x[i];
+  __syncthreads();
+  uint32_t r[4];
+  ldmatrix<4, true>(r, from + lane * 8);
+  stmatrix_transposed(to + lane * 8, r);
+  __syncthreads();
+  for (int i = lane; i < 4 * 64; i += 32) y[i] = to[i];
+#endif
+}
+
+TEST(ptx_stmatrix) {
+  std::vector<uint16_t> x(4 * 64);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint16_t>(i + 1);
+  Device<uint16_t> dx(x), dy(x.size());
+  launch(store_matrices, {dim3(1), dim3(32)}, dx.data(), dy.data());
+  EXPECT_SAME(dy.get(), x);
+}
+
 // ---- mma
 // ------------------------------------------------------------------------------------------------------
 
@@ -107,10 +134,6 @@ TEST(ptx_mma_f16) { check_mma<f16>(); }
 
 constexpr int kTileBytes = 64 * 64 * 2;
 
-#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define HAS_WGMMA
-#endif
-
 [[maybe_unused]] __device__ void store_accumulators(const float (&d)[32], float* out) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   for (int e = 0; e < 32; ++e)
@@ -120,7 +143,7 @@ constexpr int kTileBytes = 64 * 64 * 2;
 template <class T>
 __global__ void __launch_bounds__(128)
     one_tile(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* c) {
-#ifdef HAS_WGMMA
+#ifdef RAD_HAS_WGMMA
   char* tile = dyn_smem<char>();
   CUDA_SHARED(uint64_t, landed);
   if (threadIdx.x == 0) {
@@ -158,10 +181,58 @@ void check_wgmma() {
 TEST(ptx_wgmma_bf16) { check_wgmma<bf16>(); }
 TEST(ptx_wgmma_f16) { check_wgmma<f16>(); }
 
+// Both operands with their k one after another, in panels of 64 items: a [32, 64] and b [32, 256], so that
+// the second product starts 16 k on.
+template <class T>
+__global__ void __launch_bounds__(128) items_first(const T* a, const T* b, float* c) {
+#ifdef RAD_HAS_WGMMA
+  constexpr int kK = 32, kPanelBytes = kK * 128;
+  char* tile = dyn_smem<char>();
+  const auto place = [](int k, int item) {
+    return item / 64 * kPanelBytes + k * 128 + (item % 64 / 8 ^ k % 8) * 16 + item % 8 * 2;
+  };
+  for (int i = static_cast<int>(threadIdx.x); i < kK * 320; i += 128) {
+    const int k = i / 320, item = i % 320;
+    *reinterpret_cast<T*>(tile + place(k, item)) = item < 64 ? a[k * 64 + item] : b[k * 256 + item - 64];
+  }
+  fence_proxy_async();
+  __syncthreads();
+  float d[128];
+  for (float& x : d) x = 1000.f;  // the first product must overwrite, the second adds
+  wgmma_fence();
+  for (int k = 0; k < kK; k += 16)
+    wgmma_m64n256k16_mn<T>(d, wgmma_operand_mn128(tile + k * 128, kPanelBytes),
+                           wgmma_operand_mn128(tile + kPanelBytes + k * 128, kPanelBytes), k > 0);
+  wgmma_commit();
+  wgmma_wait<0>();
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  for (int e = 0; e < 128; ++e)
+    c[(warp * 16 + lane / 4 + e / 2 % 2 * 8) * 256 + e / 4 * 8 + lane % 4 * 2 + e % 2] = d[e];
+#endif
+}
+
+template <class T>
+void check_items_first() {
+  const size_t k = 32;
+  const auto a = eighths<T>(k * 64, 10), b = eighths<T>(k * 256, 11);
+  const auto turned = [&](const std::vector<T>& x, size_t items) {
+    std::vector<T> y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) y[i % items * k + i / items] = x[i];
+    return y;
+  };
+  Device<T> da(a), db(b);
+  Device<float> c(64 * 256);
+  launch(items_first<T>, {dim3(1), dim3(128), k * 320 * 2}, da.data(), db.data(), c.data());
+  EXPECT_SAME(c.get(), product(turned(a, 64), turned(b, 256), 64, 256, k));
+}
+
+TEST(ptx_wgmma_items_first_bf16) { check_items_first<bf16>(); }
+TEST(ptx_wgmma_items_first_f16) { check_items_first<f16>(); }
+
 // A ring of two stages: a TMA warp ahead of a warpgroup that keeps one product in flight.
 __global__ void __launch_bounds__(160)
     ring(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* c, int steps) {
-#ifdef HAS_WGMMA
+#ifdef RAD_HAS_WGMMA
   constexpr int kStages = 2;
   char* tiles = dyn_smem<char>();
   CUDA_SHARED(uint64_t[kStages], full);
@@ -220,7 +291,7 @@ TEST(ptx_wgmma_ring_with_tails) {
 
 // Plain stores into the swizzled layout, a proxy fence, then wgmma: how unpacked operands reach it.
 __global__ void __launch_bounds__(128) stored_operands(const bf16* a, const bf16* b, float* c) {
-#ifdef HAS_WGMMA
+#ifdef RAD_HAS_WGMMA
   char* tile = dyn_smem<char>();
   for (int i = static_cast<int>(threadIdx.x); i < 64 * 64; i += 128) {
     const int r = i / 64, byte = r * 128 + (i % 64 * 2 ^ (r % 8) << 4);

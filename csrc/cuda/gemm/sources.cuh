@@ -1,8 +1,8 @@
 // Where the operands of a product come from, and how they reach shared memory: asynchronous copies for rows
 // whose chunks are aligned, registers for all that must be looked at on its way.
 //
-// A loader is called by all threads of a block, step by step. fetch starts copies that arrive on their own, a
-// product before place does what takes registers.
+// A loader is called by the first `Threads` threads of a block, step by step. fetch starts copies that arrive
+// on their own, a product before place does what takes registers.
 #pragma once
 #include "cuda/gemm/tile.cuh"
 #include "cuda/saved.cuh"

@@ -51,8 +51,8 @@ struct Tiles {
   static constexpr int64_t kStrip = 8;
   int64_t outputs, features;  // tiles
 
-  Tiles(int64_t outputs_, int64_t features_)
-      : outputs((outputs_ + kOutputs - 1) / kOutputs), features((features_ + kFeatures - 1) / kFeatures) {}
+  Tiles(int64_t outputs_, int64_t features_, int64_t height = kOutputs)
+      : outputs((outputs_ + height - 1) / height), features((features_ + kFeatures - 1) / kFeatures) {}
   RAD_HD int64_t count() const { return outputs * features; }
   RAD_DEVICE void find(int64_t tile, int64_t& output, int64_t& feature) const {
     const int64_t strip = tile / (kStrip * features), within = tile % (kStrip * features);

@@ -96,7 +96,8 @@ void check_race(const Access& earlier, const Access& now, const Actor& actor, co
 void check_proxy(const Cell& cell, const Access& now, const Actor& actor) {
   const Access& w = cell.write;
   if (!(w.bytes & now.bytes) || w.step < first_step || w.kind & kAsyncProxy || w.block != actor.block) return;
-  if (actor.thread->owner->threads[w.thread].proxy_fence_step >= w.step) return;
+  const Clock& seen = *actor.seen;
+  if (seen[seen.size() / 2 + w.thread] >= w.step) return;
   report("proxy" + text(w.where) + text(now.where), "MISSING fence.proxy.async between write " +
                                                         text(w.where) + " and async read " + text(now.where) +
                                                         " by " + where(*actor.thread));
@@ -228,7 +229,7 @@ void end_block(Block& b) {
 void begin_thread(Thread& t, const ClockPtr& zero) {
   t.seen = zero;
   t.step = first_step;
-  t.proxy_fence_step = t.fence_step = 0;
+  t.fence_step = 0;
 }
 
 // ---- accesses
@@ -314,7 +315,15 @@ ClockPtr join(const ClockPtr& a, const Snapshot& b) {
 }
 
 void fence(Thread& t) { t.fence_step = ++t.step; }
-void proxy_fence(Thread& t) { t.proxy_fence_step = t.step++; }
+
+void proxy_fence(Thread& t) {
+  if (!on) return;
+  auto fenced = std::make_shared<Clock>(*t.seen);
+  const size_t half = fenced->size() / 2;
+  for (size_t i = 0; i < half; ++i) (*fenced)[half + i] = std::max((*fenced)[half + i], (*fenced)[i]);
+  (*fenced)[half + t.linear] = t.step++;
+  t.seen = fenced;
+}
 
 }  // namespace simt::checker
 

@@ -14,8 +14,9 @@ namespace simt {
 // ---- happens-before, for the checker
 // -------------------------------------------------------------------------
 
-using Clock =
-    std::vector<uint32_t>;  // per thread of the block: the last of its steps that is ordered before us
+// Per thread of the block, the last of its steps that is ordered before us; then the same of those steps
+// whose writes a proxy fence on the way has shown to the async proxy.
+using Clock = std::vector<uint32_t>;
 using ClockPtr = std::shared_ptr<const Clock>;
 struct Snapshot {  // what one thread has done and seen when it arrives somewhere
   unsigned thread;
@@ -67,13 +68,14 @@ struct Thread : ThreadContext {
   std::deque<CopyGroup> copy_groups;
   // Checker. `step` counts the thread's own release points.
   ClockPtr seen;
-  uint32_t step, proxy_fence_step, fence_step;
+  uint32_t step, fence_step;
   int in_runtime;
 };
 
 struct WgmmaRequest {
   Half type;
   int n;
+  bool items_first;  // both operands MN-major, else K-major
   bool accumulate;
   uint64_t desc_a, desc_b;
   float* d[32];  // each lane's accumulators

@@ -165,7 +165,7 @@ static void reset_block(Worker& w, const LaunchConfig& c, uint64_t linear) {
 
 static void reset_threads(Block& b, const LaunchConfig& c) {
   const uint3 index = block_index(c.grid, b.linear);
-  const ClockPtr zero = std::make_shared<const Clock>(checker::enabled() ? b.size + 1 : 0, 0);
+  const ClockPtr zero = std::make_shared<const Clock>(checker::enabled() ? 2 * (b.size + 1) : 0, 0);
   for (unsigned i = 0; i < b.size; ++i) {
     Thread& t = b.threads[i];
     t.thread = {i % c.block.x, i / c.block.x % c.block.y, i / c.block.x / c.block.y};

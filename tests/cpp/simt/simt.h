@@ -110,10 +110,12 @@ void bulk_load(void* dst, const void* src, int bytes, void* barrier, Site site);
 
 enum class Half : uint8_t { kBF16, kF16 };
 void ldmatrix(uint32_t* out, int count, bool transposed, const void* row, Site site);
+void stmatrix_transposed(void* row, const uint32_t* r, Site site);
 void mma_m16n8k16(Half type, float* d, const uint32_t* a, const uint32_t* b, const float* c, Site site);
 
 void wgmma_fence(Site site);
-void wgmma_issue(Half type, int n, float* d, uint64_t desc_a, uint64_t desc_b, bool accumulate, Site site);
+void wgmma_issue(Half type, int n, bool items_first, float* d, uint64_t desc_a, uint64_t desc_b,
+                 bool accumulate, Site site);
 void wgmma_commit(Site site);
 void wgmma_wait(int groups_left, Site site);
 

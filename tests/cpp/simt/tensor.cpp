@@ -1,5 +1,5 @@
-// ldmatrix and mma.sync with the fragment layouts of the PTX ISA. Sums are plain fp32: the hardware's order
-// and truncation differ, so tests use inputs whose sums are exact.
+// ldmatrix, stmatrix and mma.sync with the fragment layouts of the PTX ISA. Sums are plain fp32: the
+// hardware's order and truncation differ, so tests use inputs whose sums are exact.
 #include <algorithm>
 
 #include "checker.h"
@@ -51,6 +51,43 @@ void ldmatrix(uint32_t* out, int count, bool transposed, const void* row, Site s
   RuntimeScope scope;
   LdmatrixArg arg{out, count, transposed, row};
   collective(kLdmatrix, ~0u, &arg, site);
+}
+
+// ---- stmatrix
+// -------------------------------------------------------------------------------------------------
+
+struct StmatrixArg {
+  const uint32_t* r;
+  void* row;
+};
+
+// The way back of a transposed ldmatrix of four.
+static void complete_stmatrix(Block& b, Warp&, Thread* threads, unsigned) {
+  for (int m = 0; m < 4; ++m) {
+    uint16_t matrix[8][8];
+    for (int lane = 0; lane < 32; ++lane) {
+      const uint32_t pair = static_cast<StmatrixArg*>(threads[lane].arg)->r[m];
+      const int r = lane / 4, c = lane % 4 * 2;
+      matrix[c][r] = static_cast<uint16_t>(pair);
+      matrix[c + 1][r] = static_cast<uint16_t>(pair >> 16);
+    }
+    for (int i = 0; i < 8; ++i) {
+      Thread& t = threads[8 * m + i];
+      void* row = static_cast<StmatrixArg*>(t.arg)->row;
+      if (!in_shared(b, row) || reinterpret_cast<uintptr_t>(row) % 16)
+        fail("stmatrix row address not shared or not 16-byte aligned, " + at(t.site));
+      checker::on_instruction(t, row, 16, true, checker::kPlain, t.site);
+      memcpy(row, matrix[i], 16);
+    }
+  }
+}
+
+static const Collective kStmatrix{"stmatrix", true, complete_stmatrix};
+
+void stmatrix_transposed(void* row, const uint32_t* r, Site site) {
+  RuntimeScope scope;
+  StmatrixArg arg{r, row};
+  collective(kStmatrix, ~0u, &arg, site);
 }
 
 // ---- mma m16n8k16

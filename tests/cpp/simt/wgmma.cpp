@@ -1,6 +1,6 @@
-// wgmma with both operands in shared memory, K-major. Each warp of the warpgroup computes its own 16 rows.
-// Accumulators are NaN from issue to wait; operands are read both at issue (for the checker) and at the wait,
-// so a stage that is overwritten too early shows in the result.
+// wgmma with both operands in shared memory, both K-major or both MN-major. Each warp of the warpgroup
+// computes its own 16 rows. Accumulators are NaN from issue to wait; operands are read both at issue (for the
+// checker) and at the wait, so a stage that is overwritten too early shows in the result.
 #include <algorithm>
 #include <cmath>
 
@@ -17,8 +17,8 @@ static int accumulator_index(int lane, int e, int n) {
 }
 
 // Descriptor bits as in PTX ISA "matrix-descriptor": address, leading and stride byte offsets (in 16 bytes),
-// swizzle.
-static uint32_t operand_address(uint64_t descriptor, int row, int k_byte) {
+// swizzle. K-major: a row's k lie side by side.
+static uint32_t address_k_first(uint64_t descriptor, int row, int k_byte) {
   const auto start = static_cast<uint32_t>(descriptor & 0x3FFF) << 4;
   const auto leading = static_cast<uint32_t>(descriptor >> 16 & 0x3FFF) << 4;
   const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3FFF) << 4;
@@ -30,8 +30,23 @@ static uint32_t operand_address(uint64_t descriptor, int row, int k_byte) {
   return mode ? p ^ (p >> 7 & (width / 16 - 1)) << 4 : p;
 }
 
+// MN-major under the 128-byte swizzle: of each k 64 rows lie side by side, 8 k are 1024 bytes, `stride` leads
+// to the next 8 k and `leading` to the next 64 rows.
+static uint32_t address_items_first(uint64_t descriptor, int row, int k, Site site) {
+  if (descriptor >> 62 != 1)
+    fail("MN-major wgmma operands are modelled with the 128-byte swizzle only, " + at(site));
+  const auto start = static_cast<uint32_t>(descriptor & 0x3FFF) << 4;
+  const auto leading = static_cast<uint32_t>(descriptor >> 16 & 0x3FFF) << 4;
+  const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3FFF) << 4;
+  const uint32_t p = start + static_cast<uint32_t>(row / 64) * leading +
+                     static_cast<uint32_t>(k / 8) * stride +
+                     static_cast<uint32_t>(k % 8 * 128 + row % 64 * 2);
+  return p ^ (p >> 7 & 7) << 4;
+}
+
 static float operand(Block& b, const WgmmaRequest& request, uint64_t descriptor, int row, int k, Thread& t) {
-  const uint32_t address = operand_address(descriptor, row, k * 2);
+  const uint32_t address = request.items_first ? address_items_first(descriptor, row, k, request.site)
+                                               : address_k_first(descriptor, row, k * 2);
   if (address + 2 > kSharedBytes) fail("wgmma descriptor points outside shared memory, " + at(request.site));
   checker::on_instruction(t, b.smem + address, 2, false, checker::kPlain | checker::kAsyncProxy,
                           request.site);
@@ -130,9 +145,10 @@ void wgmma_fence(Site site) {
   collective(kFence, ~0u, nullptr, site);
 }
 
-void wgmma_issue(Half type, int n, float* d, uint64_t desc_a, uint64_t desc_b, bool accumulate, Site site) {
+void wgmma_issue(Half type, int n, bool items_first, float* d, uint64_t desc_a, uint64_t desc_b,
+                 bool accumulate, Site site) {
   RuntimeScope scope;
-  WgmmaRequest request{type, n, accumulate, desc_a, desc_b, {d}, site};
+  WgmmaRequest request{type, n, items_first, accumulate, desc_a, desc_b, {d}, site};
   collective(kIssue, ~0u, &request, site);
 }
 

@@ -309,7 +309,7 @@ def test_errors_name_the_argument():
         (ValueError, "weights must be 4 tensors", lambda: functional.recurrent(x, state, [], "gru", SKETCH)),
         (ValueError, r"weights\[0\] must have shape \[20, 4\]", lambda: layer(torch.randn(4, 2, 4))),
         (TypeError, "one dtype", lambda: layer(x.double())),
-        (TypeError, "x must have dtype", lambda: layer(torch.ones(4, 2, 3, dtype=torch.int64))),
+        (TypeError, "input must have dtype", lambda: layer(torch.ones(4, 2, 3, dtype=torch.int64))),
         (ValueError, "2 or 3 dimensions", lambda: layer(torch.randn(3))),
     ]:
         with pytest.raises(error, match=match), rng_untouched():

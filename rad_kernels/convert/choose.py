@@ -184,7 +184,8 @@ def _not_sketched(
         return "no sketch for it"
     if sketch.is_exact:
         return f"sketch {sketch} is exact"
-    if not any(p.requires_grad for n, p in module.named_parameters() if "bias" not in n):
+    frozen = not any(p.requires_grad for n, p in module.named_parameters() if "bias" not in n)
+    if frozen and not isinstance(module, matrices.CONVOLUTIONS):  # of these torch keeps the input
         return "its weights are frozen: nothing is kept for them"
     if refused := matrices.refusal(module, choice.layer, sketch):
         return refused
@@ -202,7 +203,7 @@ def _not_sketched(
         return "not called in the probe"
     if probe.reads_the_callers(name):
         return "its input is the model's, which the caller holds anyway"
-    if matrices.is_wasteful(module, inputs, sketch):
+    if not frozen and matrices.is_wasteful(module, inputs, sketch):
         return f"a pack would cost 90 % of the exact bytes or more ({sketch})"
     return ""
 

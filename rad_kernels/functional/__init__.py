@@ -1,7 +1,7 @@
 """Functional layers with a sampled weight gradient, and neighbours that keep bits instead of tensors."""
 
 from ._activation import alpha_dropout, dropout, relu
-from ._checks import SketchWarning, check_bits, check_sketch
+from ._checks import SketchWarning, check_bits, check_sketch, check_tensor
 from ._conv import conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
 from ._conv_checks import check_conv_sketch
 from ._gated import check_gate, gated
@@ -48,6 +48,7 @@ __all__ = [
     "check_conv_sketch",
     "check_gate",
     "check_sketch",
+    "check_tensor",
     "conv1d",
     "conv2d",
     "conv3d",

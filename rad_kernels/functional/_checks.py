@@ -15,6 +15,8 @@ class SketchWarning(UserWarning):
 
 
 def check_tensor(name: str, value: object) -> None:
+    """Raises TypeError unless value is an ordinary tensor of a dtype that layers compute in, ValueError on
+    another device than they run on."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a Tensor, got {type(value).__name__}")
     if type(value).__name__ == "DTensor":

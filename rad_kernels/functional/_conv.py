@@ -99,6 +99,28 @@ class _Conv(Function):
         return dx, dw, db, None, None, None, None
 
 
+class _FrozenConv(Function):
+    """With a weight that needs no gradient: torch would keep x, of which dx needs only the shape."""
+
+    @staticmethod
+    def forward(x, weight, bias, geometry, dtype):
+        bias = None if bias is None else bias.to(dtype)
+        return torch.ops.aten.convolution(x.to(dtype), weight.to(dtype), bias, *geometry)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, bias, ctx.geometry, _ = inputs
+        ctx.save_for_backward(weight)
+        ctx.x_shape, ctx.dtypes = x.shape, [None if t is None else t.dtype for t in (x, bias)]
+
+    @staticmethod
+    def backward(ctx, dy):
+        (weight,) = ctx.saved_tensors
+        dx = _input_grad(dy, weight, ctx.x_shape, Geometry(*ctx.geometry)).to(ctx.dtypes[0])
+        db = dy.sum((0, *range(2, dy.dim()))).to(ctx.dtypes[1]) if ctx.needs_input_grad[2] else None
+        return dx, None, db, None, None
+
+
 def _by_channel(shape: Sequence[int], sketch: Sketch, dtype: torch.dtype) -> bool:
     """Whether x, of this shape where it is read, is packed as [images * channels, positions]. With everything
     kept, where that is smaller."""
@@ -123,6 +145,9 @@ def _convolution(
     images = x if batched else x.unsqueeze(0)
     if x.numel() == 0:
         return plain()
+    if not weight.requires_grad and x.requires_grad and torch.is_grad_enabled() and not sketch.is_exact:
+        y = _FrozenConv.apply(images, weight, bias, tuple(geometry), dtype)
+        return y if batched else y.squeeze(0)
     read = geometry.shape_read(images.shape, weight.shape)
     by_channel = _by_channel(read, sketch, dtype)
     if not packs((weight,), sketch, dtype, *ops.packed_shape(read, by_channel), caller=5):
@@ -227,7 +252,8 @@ def conv2d(
     Sampling ``rows`` keeps whole pixels, one draw over all images; ``same`` one set of positions for all
     images and channels; ``different`` positions of its own for each image and channel. The output, dx and db
     are torch's; dW is an unbiased estimate (docs/maths.md, convolutions). Torch's own path is taken bit for
-    bit where ``linear`` takes it.
+    bit where ``linear`` takes it, but for a weight that needs no gradient: then nothing is kept, where torch
+    keeps x.
 
     Args:
         x: [N, C, H, W] or [C, H, W], any strides. float32, float64, bfloat16 or float16.

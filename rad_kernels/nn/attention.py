@@ -9,9 +9,10 @@ from torch import Tensor
 
 from .. import functional
 from ..sketch import Sketch
+from ._signature import LikeTorch
 
 
-class MultiheadAttention(torch.nn.MultiheadAttention):
+class MultiheadAttention(LikeTorch, torch.nn.MultiheadAttention):
     """``torch.nn.MultiheadAttention`` that keeps sketches of the inputs of its projections.
 
     Output and attention weights are torch's, the gradients of the projections' weights unbiased
@@ -65,6 +66,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
                 average_attn_weights,
                 is_causal,
             )
+        for name, part in (("query", query), ("key", key), ("value", value)):
+            functional.check_tensor(name, part)
         batched = F._mha_shape_check(  # type: ignore[attr-defined]
             query, key, value, key_padding_mask, attn_mask, self.num_heads
         )
@@ -72,12 +75,12 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         q, k, v = (self._heads(part, batched) for part in self._projections(query, key, value, batched))
         if need_weights:
             y, weights = self._explicit(q, k, v, mask)
-            weights = weights.view(-1, self.num_heads, *weights.shape[1:])
+            weights = weights.unflatten(0, (len(q) // self.num_heads, self.num_heads))
             weights = weights.mean(1) if average_attn_weights else weights
         else:
             y, weights = self._fused(q, k, v, mask, is_causal), None
         y = functional.linear(y, self.out_proj.weight, self.out_proj.bias, self.sketch)
-        y = y.view(q.shape[1], -1, self.embed_dim)
+        y = y.view(q.shape[1], len(q) // self.num_heads, self.embed_dim)
         if not batched:
             return y.squeeze(1), None if weights is None else weights.squeeze(0)
         return y.transpose(0, 1) if self.batch_first else y, weights
@@ -142,7 +145,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
 
     def _heads(self, x: Tensor, batched: bool) -> Tensor:
         """[L, N, E] -> [N * heads, L, E / heads]"""
-        return x.contiguous().view(x.shape[0], -1, self.head_dim).transpose(0, 1)
+        return x.contiguous().view(x.shape[0], x.shape[1] * self.num_heads, self.head_dim).transpose(0, 1)
 
     def _explicit(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """y [L * N, E] and weights [N * heads, L, S]; the weights have to be computed for the caller."""
@@ -159,7 +162,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         """y [L * N, E]"""
         if mask is not None:
             mask = mask.unsqueeze(0) if len(mask) == 1 else mask.view(-1, self.num_heads, *mask.shape[1:])
-        q, k, v = (x.view(-1, self.num_heads, *x.shape[1:]) for x in (q, k, v))
+        q, k, v = (x.unflatten(0, (len(q) // self.num_heads, self.num_heads)) for x in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, mask, self.dropout, is_causal)
         return y.permute(2, 0, 1, 3).reshape(-1, self.embed_dim)
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from .. import functional
 from ..sketch import Sketch
+from ._signature import LikeTorch
 
 
-class _Sketched(torch.nn.Module):
+class _Sketched(LikeTorch):
     """The sketch of a convolution layer: checked, shown, and free to change at any time."""
 
     def __init__(self, *args: Any, sketch: Sketch, **kwargs: Any) -> None:

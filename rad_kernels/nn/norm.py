@@ -7,9 +7,10 @@ from torch import Tensor
 
 from .. import functional
 from ..sketch import NORM_BITS
+from ._signature import LikeTorch
 
 
-class _Dithered(torch.nn.Module):
+class _Dithered(LikeTorch):
     """``bits`` of the normalised values that a layer keeps in training; None keeps what torch keeps."""
 
     def __init__(self, *args: Any, bits: int | None = 4, **kwargs: Any) -> None:
@@ -70,6 +71,7 @@ class _BatchNorm(_Dithered, torch.nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.bits is None:
             return super().forward(x)
+        functional.check_tensor("x", x)
         self._check_input_dim(x)
         tracked = self.track_running_stats
         momentum = self.momentum

@@ -8,11 +8,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import functional
 from ..sketch import Sketch
+from ._signature import LikeTorch
 
 _CELLS = {"RNN_RELU": "relu", "RNN_TANH": "tanh", "LSTM": "lstm", "GRU": "gru"}
 
 
-class _Recurrent(torch.nn.RNNBase):
+class _Recurrent(LikeTorch, torch.nn.RNNBase):
     """What the three layers add to torch's: three keywords and the forward pass."""
 
     def __init__(
@@ -49,6 +50,7 @@ class _Recurrent(torch.nn.RNNBase):
             return (y if self.return_sequence else None), states
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
+        functional.check_tensor("input", input)
         if input.dim() not in (2, 3):
             raise ValueError(f"input must have 2 or 3 dimensions, got shape {tuple(input.shape)}")
         if input.dim() == 2:

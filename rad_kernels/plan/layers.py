@@ -95,6 +95,8 @@ def weigh_linear(
 def weigh_conv(layer: LayerNoise, x: Tensor, dy: Tensor, dtype: torch.dtype) -> None:
     """Price one call of a convolution: codes of its whole input, whose variance has a closed form."""
     module = layer.module
+    if not module.weight.requires_grad:  # nothing is kept, and there is no gradient to be noisy
+        return layer.add(Sketch(1, bits=max(BITS)), 0, 0.0)
     if x.dim() < module.weight.dim():
         x, dy = x.unsqueeze(0), dy.unsqueeze(0)
     reach = _reach(module, x, dy)

@@ -30,7 +30,7 @@ struct Digits {
 };
 
 // Where the items of dy [images, outputs, positions] lie.
-enum class Order { kChannelsFirst, kChannelsLast, kPadded, kUnaligned, kExpanded };
+enum class Order { kChannelsFirst, kChannelsLast, kPadded, kUnaligned, kExpanded, kSpread };
 
 // The same problem with its data, x as the packed matrix.
 struct Problem {
@@ -65,7 +65,7 @@ struct Problem {
         order(order_),
         x(dtype, Form::kContiguous, rows(g, by_channel), cols(g, by_channel), 71),
         dy(dtype, order == Order::kExpanded ? Form::kExpanded : Form::kContiguous,
-           g.images * (order == Order::kChannelsFirst ? g.outputs : positions(g, true)), dy_columns(), 72),
+           g.images * (channels_first() ? g.outputs : positions(g, true)), dy_columns(), 72),
         saved(spec, dtype, x),
         device_index(kept_list(g, spec, by_channel)),
         index(device_index.get()) {
@@ -89,14 +89,20 @@ struct Problem {
     return ReferenceSampler{spec, kKey, kSalt, n}.list();
   }
 
+  static constexpr int64_t kSpreading = 8;  // items from one to the next
+  bool channels_first() const { return order == Order::kChannelsFirst || order == Order::kSpread; }
   int64_t dy_columns() const {
     const int64_t pad = order == Order::kPadded ? 8 : order == Order::kUnaligned ? 3 : 0;
-    return order == Order::kChannelsFirst ? positions(g, true) : g.outputs + pad;
+    const int64_t step = order == Order::kSpread ? kSpreading : 1;
+    return channels_first() ? positions(g, true) * step : g.outputs + pad;
   }
   // Strides of images, outputs and positions.
   std::array<int64_t, 3> dy_strides() const {
     if (order == Order::kExpanded) return {0, 1, 0};
-    if (order == Order::kChannelsFirst) return {g.outputs * outs, outs, 1};
+    if (channels_first()) {
+      const int64_t step = order == Order::kSpread ? kSpreading : 1;
+      return {g.outputs * outs * step, outs * step, step};
+    }
     return {outs * dy_columns(), 1, dy_columns()};
   }
   int64_t dy_offset(int64_t image, int64_t output, int64_t q) const {

@@ -9,8 +9,8 @@ using namespace testing;
 namespace {
 
 constexpr DType kHalves[] = {DType::kBF16, DType::kF16};
-constexpr Order kOrders[] = {Order::kChannelsFirst, Order::kChannelsLast, Order::kPadded, Order::kUnaligned,
-                             Order::kExpanded};
+constexpr Order kOrders[] = {Order::kChannelsFirst, Order::kChannelsLast, Order::kPadded,
+                             Order::kUnaligned,     Order::kExpanded,     Order::kSpread};
 
 // Channels and outputs of a group are whole chunks of eight. Names tell the tiles: taps and outputs lie in
 // one dimension of the product, 128 at a time, channels in the other.

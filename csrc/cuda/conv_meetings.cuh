@@ -6,13 +6,6 @@
 
 namespace rad::cuda {
 
-// Rows of dy in channels-last order: items of a group's outputs side by side, in chunks of 16 bytes.
-struct MeetingRows {
-  AxisMeetings axis[3];
-  const uint16_t* dy;
-  int64_t image, group, outputs, taps;  // strides of images and groups; both shape [taps, outputs]
-};
-
 // The chunks of columns (tap, output), outputs fastest, of the rows that spots meet; zeros where there is
 // none.
 template <int Threads>
@@ -20,56 +13,64 @@ class MeetingLoader {
   using Loaded = gemm::Share<gemm::kOutputs, gemm::kDepth, Threads>;
 
  public:
-  RAD_DEVICE MeetingLoader(const MeetingRows& rows, const Spot* spots, const gemm::Steps<gemm::kDepth>& steps,
+  RAD_DEVICE MeetingLoader(const ChunkRows& rows, const Spot* spots, const gemm::Steps<gemm::kDepth>& steps,
                            int64_t group, int64_t column)
-      : rows_(rows), spots_(spots), steps_(steps) {
+      : rows_(rows), spots_(spots), steps_(steps), row_(0) {
     const int64_t first = column + share_.chunk * gemm::kChunk;
+    dy_ = rows.dy + group * rows.group * gemm::kChunk + first % rows.outputs;
     int64_t tap = first / rows.outputs;
-    exists_ = tap < rows.taps;
-    dy_ = rows.dy + group * rows.group + first % rows.outputs;
+    const bool exists = tap < rows.taps;
 #pragma unroll
     for (int d = 2; d >= 0; --d) {
-      tap_[d] = static_cast<int32_t>(rows.axis[d].of_tap(tap % rows.axis[d].axis.taps));
+      const int64_t number = rows.axis[d].of_tap(tap % rows.axis[d].axis.taps);
+      tap_[d] = static_cast<int32_t>(number);
+      row_ += rows.row_of(d, number + (int64_t{1} << rows.axis[d].shift) - 1);
       tap /= rows.axis[d].axis.taps;
     }
+    if (!exists) tap_[2] = kNowhere;
     look_up(0);
   }
   RAD_DEVICE void fetch(int, char* tile) const {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i)
-      cp_async16(tile + share_.at(i), dy_ + (row_[i] < 0 ? 0 : row_[i]), row_[i] < 0 ? 0 : 16);
+    for (int i = 0; i < kCount; ++i) {
+      const bool met = meets(spot_[i]);
+      const uint32_t row = met ? spot_[i].row + row_ : 0;
+      cp_async16(tile + share_.at(i), dy_ + int64_t{row} * gemm::kChunk, met ? 16 : 0);
+    }
   }
   RAD_DEVICE void place(int step, char*) { look_up(step + 1); }
 
  private:
   static constexpr int kCount = Loaded::kCount, kStride = Loaded::kStride;
 
+  // A step ahead of the copies that need them.
   RAD_DEVICE void look_up(int step) {
-    const int64_t begin = steps_.begin(step) + share_.row;
+    const Spot* from = spots_ + steps_.begin(step) + share_.row;
+    const int left =
+        static_cast<int>(min(steps_.rows - steps_.begin(step), int64_t{gemm::kDepth})) - share_.row;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) row_[i] = row_of(begin + i * kStride);
-  }
-  RAD_DEVICE int64_t row_of(int64_t line) const {
-    if (!exists_ || line >= steps_.rows) return -1;
-    const Spot spot = spots_[line];
-    int64_t row = spot.image * rows_.image;
-#pragma unroll
-    for (int d = 0; d < 3; ++d) {
-      const uint32_t q = rows_.axis[d].meet(spot.position[d], tap_[d]);
-      if (q >= static_cast<uint32_t>(rows_.axis[d].axis.output)) return -1;
-      row += q * rows_.axis[d].axis.dy_stride;
+    for (int i = 0; i < kCount; ++i) {
+      spot_[i] = {0, {0, 0, kNowhere}};
+      if (i * kStride < left) spot_[i] = from[i * kStride];
     }
-    return row;
+  }
+  RAD_DEVICE bool meets(const Spot& spot) const {
+    bool met = true;
+#pragma unroll
+    for (int d = 0; d < 3; ++d)
+      met = met & (rows_.axis[d].meet(spot.position[d], tap_[d]) <
+                   static_cast<uint32_t>(rows_.axis[d].axis.output));
+    return met;
   }
 
-  const MeetingRows& rows_;
+  const ChunkRows& rows_;
   const Spot* spots_;
   const gemm::Steps<gemm::kDepth>& steps_;
   Loaded share_;
-  bool exists_;
   const uint16_t* dy_;
   int32_t tap_[3];
-  int64_t row_[kCount];  // items from dy_, or -1
+  uint32_t row_;  // what the tap adds
+  Spot spot_[kCount];
 };
 
 }  // namespace rad::cuda

@@ -30,7 +30,7 @@ struct AxisMeetings {
   // make one that is too large.
   RAD_HD uint32_t meet(int32_t position, int32_t tap) const {
     const auto at = static_cast<uint32_t>(position + tap);
-    return at >> shift | at << (31 - shift) << 1;
+    return at >> shift | at << (-shift & 31);
   }
   // Whether all of it fits 32 bits.
   bool fits() const {
@@ -70,9 +70,28 @@ struct AxisMeetings {
   }
 };
 
-// A kept position; `image` is -1 if no tap reads it.
+// Of a position or a tap that meets nothing: with any number that fits, the sum is negative.
+constexpr int32_t kNowhere = -(1 << 30);
+
+// A kept position. Rows of dy are counted in chunks modulo 2^32, in a spot as if tap 0 met it without a
+// remainder, so that a tap adds what is its own.
 struct alignas(16) Spot {
-  int32_t image, position[3];
+  uint32_t row;
+  int32_t position[3];  // the last is kNowhere if no tap reads it
+
+  RAD_HD bool read() const { return position[2] != kNowhere; }
+};
+
+// dy in channels-last order: a group's outputs side by side in chunks, strides in chunks.
+struct ChunkRows {
+  AxisMeetings axis[3];
+  const uint16_t* dy;
+  int64_t image, stride[3], group;
+  int64_t outputs, taps;  // of a group
+
+  RAD_HD uint32_t row_of(int d, int64_t number) const {
+    return static_cast<uint32_t>(floor_div(number, int64_t{1} << axis[d].shift) * stride[d]);
+  }
 };
 
 }  // namespace rad::cuda

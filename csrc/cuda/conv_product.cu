@@ -14,7 +14,7 @@ using gemm::kDepth;
 // ---- where kept positions lie -----------------------------------------------------------------------------
 
 struct SpotParams {
-  AxisMeetings axis[3];
+  ChunkRows dy;
   const int64_t* index;  // rows, or positions where lines are [positions, images]; null: as they lie
   bool by_channel;
   int64_t lines, images, positions;
@@ -26,16 +26,19 @@ __global__ void __launch_bounds__(kThreads, kResident) spots_kernel(const __grid
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < p.lines; i += step) {
     const int64_t entry = p.by_channel ? i / p.images : i, drawn = p.index ? p.index[entry] : entry;
     int64_t position = p.by_channel ? drawn : drawn % p.positions;
-    Spot spot;
-    spot.image = static_cast<int32_t>(p.by_channel ? i % p.images : drawn / p.positions);
+    const int64_t image = p.by_channel ? i % p.images : drawn / p.positions;
+    Spot spot{static_cast<uint32_t>(image * p.dy.image), {}};
+    bool read = true;
 #pragma unroll
     for (int d = 2; d >= 0; --d) {
-      const AxisMeetings& a = p.axis[d];
-      const int64_t at = position % a.axis.input;
+      const AxisMeetings& a = p.dy.axis[d];
+      const int64_t at = position % a.axis.input, number = a.of_position(at);
+      spot.position[d] = static_cast<int32_t>(number);
+      spot.row += p.dy.row_of(d, number);
+      read = read && a.reads(at);
       position /= a.axis.input;
-      spot.position[d] = static_cast<int32_t>(a.of_position(at));
-      if (!a.reads(at)) spot.image = -1;
     }
+    if (!read) spot.position[2] = kNowhere;
     p.spots[i] = spot;
   }
 }
@@ -45,7 +48,7 @@ __global__ void __launch_bounds__(kThreads, kResident) spots_kernel(const __grid
 
 template <class T>
 struct ProductParams {
-  MeetingRows dy;
+  ChunkRows dy;
   const Spot* spots;
   gemm::AlignedRows<T> x;  // of group 0: the channels of a group, and padding
   int64_t x_group;
@@ -158,12 +161,8 @@ class Call {
   }
 
   int find_spots() {
-    const SpotParams params{{plan_.axis[0], plan_.axis[1], plan_.axis[2]},
-                            a_.index,
-                            a_.by_channel,
-                            plan_.slices.lines,
-                            a_.images,
-                            input_positions(a_.axis),
+    const SpotParams params{rows_of_dy(),         a_.index,  a_.by_channel,
+                            plan_.slices.lines,   a_.images, input_positions(a_.axis),
                             at<Spot>(plan_.spots)};
     return launch(spots_kernel, walk(params.lines), params);
   }
@@ -218,22 +217,20 @@ class Call {
     return regroup(a_.exec, how);
   }
 
-  MeetingRows rows_of_dy() const {
-    MeetingRows rows{{plan_.axis[0], plan_.axis[1], plan_.axis[2]},
-                     static_cast<const uint16_t*>(a_.dy),
-                     a_.dy_image,
-                     plan_.outputs,
-                     plan_.outputs,
-                     plan_.taps};
-    if (plan_.move_dy) {
-      int64_t stride = a_.groups * plan_.outputs;
-      for (int d = 2; d >= 0; --d) {
-        rows.axis[d].axis.dy_stride = stride;
-        stride *= rows.axis[d].axis.output;
-      }
-      rows.dy = at<uint16_t>(plan_.dy);
-      rows.image = stride;
+  ChunkRows rows_of_dy() const {
+    ChunkRows rows{{plan_.axis[0], plan_.axis[1], plan_.axis[2]},
+                   plan_.move_dy ? at<uint16_t>(plan_.dy) : static_cast<const uint16_t*>(a_.dy),
+                   a_.dy_image / gemm::kChunk,
+                   {},
+                   plan_.outputs / gemm::kChunk,
+                   plan_.outputs,
+                   plan_.taps};
+    int64_t stride = a_.groups * plan_.outputs / gemm::kChunk;
+    for (int d = 2; d >= 0; --d) {
+      rows.stride[d] = plan_.move_dy ? stride : a_.axis[d].dy_stride / gemm::kChunk;
+      stride *= a_.axis[d].output;
     }
+    if (plan_.move_dy) rows.image = stride;
     return rows;
   }
 
@@ -278,16 +275,20 @@ class Call {
 bool conv_product_pays(const ConvWgradArgs& args) {
   // Products of a tile that tensor cores do while the plain kernel does one. Arithmetic, not measured.
   constexpr int64_t kFaster = 256;
+  constexpr int64_t kMostChunks = int64_t{1} << 32;  // of dy, which rows are counted in
   if (item_size(args.dtype) != 2 || args.spec.sampling == Sampling::kDifferent) return false;
+  const ConvPlan plan(args);
+  const int64_t outputs = args.outputs / args.groups, channels = args.channels / args.groups;
   int64_t unmet = 1;  // of as many pairs of a position and a tap one meets
+  int64_t chunks = ((args.images - 1) * args.dy_image + args.outputs) / gemm::kChunk;
   for (const ConvAxis& axis : args.axis) {
     if (axis.divisor > kFaster || !AxisMeetings(axis).fits()) return false;
     unmet *= axis.divisor;
+    chunks += (axis.output - 1) * axis.dy_stride / gemm::kChunk;
   }
-  const ConvPlan plan(args);
-  const int64_t outputs = args.outputs / args.groups, channels = args.channels / args.groups;
+  const int64_t moved = args.images * output_positions(args.axis) * args.groups * plan.outputs / gemm::kChunk;
   const int64_t tile = gemm::kOutputs * (plan.narrow ? ConvPlan::kNarrow : gemm::kFeatures);
-  return args.images <= INT32_MAX &&
+  return chunks < kMostChunks && moved < kMostChunks &&
          plan.tiles_m * plan.tiles_n * tile <= kFaster * plan.taps * outputs * channels / unmet;
 }
 

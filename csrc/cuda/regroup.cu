@@ -21,7 +21,7 @@ RAD_DEVICE uint16_t item_of(const Regroup& plan, int64_t image, int64_t row, int
   const MatrixView& m = plan.source;
   const int64_t from = source_column(plan, col);
   if (row >= m.rows || from < 0) return 0;
-  if (plan.spots && plan.spots[image * plan.out_image + row * plan.out_row].image < 0) return 0;
+  if (plan.spots && !plan.spots[image * plan.out_image + row * plan.out_row].read()) return 0;
   return static_cast<const uint16_t*>(
       m.data)[image * plan.image_stride + offset_of_row(m, row) + from * m.col_stride];
 }

@@ -28,6 +28,7 @@ class SparseMatrix {
   SparseMatrix(const SparseMatrix&) = delete;
   SparseMatrix& operator=(const SparseMatrix&) = delete;
 
+  float* row(int64_t r) const { return data_ + r * kStride; }
   MatrixView view() const { return {data_, kRows, kCols, 1, {1, 1, kRows}, {0, 0, kStride}}; }
   // The same numbers, rows one after another.
   std::vector<float> dense() const {
@@ -60,6 +61,44 @@ TEST(sparse_pack) {
       EXPECT_SAME(packed(c.spec(1, 2, bits), x.view()),
                   packed(c.spec(1, 2, bits), contiguous_matrix(dense.data(), kRows, kCols)));
     }
+}
+
+// Images 16 GiB apart: rows of dy are counted beyond 2^31.
+TEST(sparse_conv_wgrad) {
+  constexpr int64_t kPositions = 4, kItems = 8;  // channels and outputs
+  const SparseMatrix far;
+  const DType dtype = DType::kBF16;
+  const SketchSpec spec{1, 2, Sampling::kRows, Draw::kStratified, 0};
+  const Matrix x(dtype, Form::kContiguous, kRows * kPositions, kItems, 72);
+  const Matrix dy(dtype, Form::kContiguous, kRows * kPositions, kItems, 73);
+  const Packed saved(spec, dtype, x);
+  constexpr size_t kImage = kPositions * kItems * 2;
+  for (int64_t image = 0; image < kRows; ++image)
+    std::memcpy(far.row(image), static_cast<const char*>(dy.host().data) + image * kImage, kImage);
+  const auto index = ReferenceSampler{spec, kKey, kSalt, kRows * kPositions}.list();
+  const auto wgrad = [&](const void* data, int64_t stride) {
+    std::vector<uint16_t> dw(kItems * kItems * 3);
+    ConvWgradArgs a{};
+    a.spec = spec;
+    a.dtype = dtype;
+    a.images = kRows;
+    a.channels = a.outputs = kItems;
+    a.groups = 1;
+    for (ConvAxis& axis : a.axis) axis = {1, 1, 1, 1, 0, 0, 1, 0};
+    a.axis[2] = {kPositions, kPositions, 3, 1, 1, -1, 1, kItems};
+    a.dy = data;
+    a.dy_image = stride;
+    a.dy_output = 1;
+    a.saved = saved.host.data();
+    a.index = index.data();
+    a.dw = dw.data();
+    a.dw_output = 3 * kItems;
+    a.dw_channel = 3;
+    EXPECT(cuda::conv_wgrad_workspace(a) > 0);
+    run_cuda<ConvWgradArgs>(cuda::conv_wgrad_workspace, cuda::conv_wgrad, a);
+    return dw;
+  };
+  EXPECT_SAME(wgrad(far.row(0), 2 * kStride), wgrad(dy.host().data, kPositions * kItems));
 }
 
 TEST(sparse_gather) {

@@ -18,7 +18,7 @@ int64_t blocks_of(int64_t n) { return (n + kBlock - 1) / kBlock; }
 
 // Blocks [first, last) of x; true where a derivative is NaN.
 template <class T>
-bool encode_blocks(const ActivationArgs& args, const Dither<Accumulate<T>>& dither, const Trailer& trailer,
+bool encode_blocks(const ActivationArgs& args, const RangeCode<Accumulate<T>>& code, const Trailer& trailer,
                    int64_t first, int64_t last) {
   const DerivativeLayout layout(args.n, args.bits);
   auto* codes = static_cast<uint8_t*>(args.saved);
@@ -29,12 +29,12 @@ bool encode_blocks(const ActivationArgs& args, const Dither<Accumulate<T>>& dith
   for (int64_t block = first; block < last; ++block) {
     const int64_t begin = block * kBlock, count = std::min(kBlock, args.n - begin);
     load_block(static_cast<const T*>(args.x) + begin, count, value);
-    if (derivative_block(args.activation, value, dither.lo, value)) nan = true;
-    std::fill(value.value + count, value.value + kBlock, dither.lo);  // its code is 0
+    if (derivative_block(args.activation, value, value)) nan = true;
     dither_block(trailer.key, trailer.salt, 0, begin, noise, Role::kDerivative);
     for (int g = 0; g < kGroups; ++g)
-      encode_group(dither, value.value + g * kGroup, noise + g * kGroup, args.bits,
+      encode_group(code, value.value + g * kGroup, noise + g * kGroup, args.bits,
                    bytes + g * kGroup * args.bits / 8);
+    clear_bits(bytes, count * args.bits, kBlock * args.bits / 8);
     const int64_t at = begin * args.bits / 8;
     std::memcpy(codes + at, bytes, std::min<int64_t>(kBlock * args.bits / 8, layout.codes - at));
   }
@@ -72,9 +72,9 @@ int activation(const ActivationArgs& args) {
   std::atomic<bool> nan = false;
   visit_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const auto dither = derivative_dither<Accumulate<T>>(args.activation, args.bits);
+    const auto code = derivative_code<Accumulate<T>>(args.activation, args.bits);
     parallel_for(args.exec, blocks_of(args.n), kGrain, [&](int64_t begin, int64_t end) {
-      if (encode_blocks<T>(args, dither, *trailer, begin, end)) nan = true;
+      if (encode_blocks<T>(args, code, *trailer, begin, end)) nan = true;
     });
     return 0;
   });
@@ -88,7 +88,7 @@ int activation_backward(const ActivationBackwardArgs& args) {
       reinterpret_cast<const Trailer*>(static_cast<const char*>(args.saved) + layout.trailer);
   return visit_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    auto dither = derivative_dither<Accumulate<T>>(args.activation, args.bits);
+    auto dither = derivative_code<Accumulate<T>>(args.activation, args.bits).dither;
     if (trailer->reserved[kSpoiled]) dither.step = std::numeric_limits<Accumulate<T>>::quiet_NaN();
     parallel_for(args.exec, blocks_of(args.n), kGrain,
                  [&](int64_t begin, int64_t end) { multiply_blocks<T>(args, dither, *trailer, begin, end); });

@@ -85,10 +85,10 @@ struct Group {
           W::joined(most, [](auto& a, const auto& b) __attribute__((always_inline)) { a = b > a ? b : a; });
   }
 
-  RAD_INLINE static void encode(Dither<Real> dither, const Real* v, const uint16_t* noise, int bits,
-                                uint8_t* bytes) {
+  template <class Code>
+  RAD_INLINE static void encode(Code code, const Real* v, const uint16_t* noise, int bits, uint8_t* bytes) {
     alignas(64) uint8_t codes[kGroup];
-    for (int i = 0; i < kGroup; ++i) codes[i] = static_cast<uint8_t>(dither.encode(v[i], noise[i]));
+    for (int i = 0; i < kGroup; ++i) codes[i] = static_cast<uint8_t>(code.encode(v[i], noise[i]));
     with_bits(bits, [&](auto packing) __attribute__((always_inline)) { packing.pack(codes, bytes); });
   }
 
@@ -115,14 +115,6 @@ const Accumulate<T>* whole_group(const T* values, int64_t used, Accumulate<T>* b
   return buffer;
 }
 
-// Zeros from bit `first` to the end of a group's codes.
-void clear_bits(uint8_t* bytes, int64_t first) {
-  const int64_t byte = first / 8;
-  if (byte == kGroup) return;
-  bytes[byte] = static_cast<uint8_t>(bytes[byte] & ((1 << first % 8) - 1));
-  std::fill(bytes + byte + 1, bytes + kGroup, uint8_t{0});
-}
-
 }  // namespace
 
 // Function multiversioning takes no templates, so one overload a type.
@@ -132,6 +124,10 @@ void clear_bits(uint8_t* bytes, int64_t first) {
                                       int bits, uint8_t* bytes) {                                            \
     Group<Real>::encode(dither, values, noise, bits, bytes);                                                 \
   }                                                                                                          \
+  RAD_VECTOR_CLONES void encode_group(const RangeCode<Real>& code, const Real* values,                       \
+                                      const uint16_t* noise, int bits, uint8_t* bytes) {                     \
+    Group<Real>::encode(code, values, noise, bits, bytes);                                                   \
+  }                                                                                                          \
   RAD_VECTOR_CLONES void decode_group(const Dither<Real>& dither, const uint8_t* bytes,                      \
                                       const uint16_t* noise, int bits, Real* values) {                       \
     Group<Real>::decode(dither, bytes, noise, bits, values);                                                 \
@@ -139,6 +135,13 @@ void clear_bits(uint8_t* bytes, int64_t first) {
 RAD_LOOPS(float)
 RAD_LOOPS(double)
 #undef RAD_LOOPS
+
+void clear_bits(uint8_t* bytes, int64_t first, int64_t size) {
+  const int64_t byte = first / 8;
+  if (byte == size) return;
+  bytes[byte] = static_cast<uint8_t>(bytes[byte] & ((1 << first % 8) - 1));
+  std::fill(bytes + byte + 1, bytes + size, uint8_t{0});
+}
 
 template <class T, class Lo>
 void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t begin, int64_t count,
@@ -159,7 +162,7 @@ void encode_block(const SavedView& saved, int64_t tile, int64_t line, int64_t be
     const float step = Dither<Real>::step_for(lo, hi, static_cast<int>(bits));
     const auto width = static_cast<int>(bits);
     encode_group(Dither<Real>(lo, step, width), group, noise + (at - begin), width, bytes);
-    clear_bits(bytes, used * bits);
+    clear_bits(bytes, used * bits, kGroup);
     std::memcpy(saved.line(tile, line) + at * bits / 8, bytes, code_bytes(m, tile, at));
     const int64_t place = m.group_place(tile, at / kGroup, line);
     const auto kept = static_cast<Accumulate<Lo>>(Dither<Real>::stored_lo(lo, step));

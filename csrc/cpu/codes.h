@@ -1,6 +1,6 @@
 // One stored line of `saved`, written and read as numbers, plain or dithered.
 #pragma once
-#include "core/dither.h"
+#include "core/derivative.h"
 #include "core/dtype.h"
 #include "core/layout.h"
 #include "cpu/block.h"
@@ -40,10 +40,17 @@ void encode_group(const Dither<float>& dither, const float* values, const uint16
                   uint8_t* bytes);
 void encode_group(const Dither<double>& dither, const double* values, const uint16_t* noise, int bits,
                   uint8_t* bytes);
+void encode_group(const RangeCode<float>& code, const float* values, const uint16_t* noise, int bits,
+                  uint8_t* bytes);
+void encode_group(const RangeCode<double>& code, const double* values, const uint16_t* noise, int bits,
+                  uint8_t* bytes);
 void decode_group(const Dither<float>& dither, const uint8_t* bytes, const uint16_t* noise, int bits,
                   float* values);
 void decode_group(const Dither<double>& dither, const uint8_t* bytes, const uint16_t* noise, int bits,
                   double* values);
+
+// Zeros from bit `first` to the end of `size` bytes of codes.
+void clear_bits(uint8_t* bytes, int64_t first, int64_t size);
 
 // values [count <= kBlock] -> codes, lo (kept as Lo) and step of positions begin... of that line.
 template <class T, class Lo = T>

@@ -5,8 +5,8 @@
 
 namespace rad::cpu {
 
-// f'(x), with `stand_in` for NaN; true where there is one.
+// f'(x), some number for NaN; true where f' is NaN for one.
 template <class Real>
-bool derivative_block(const Activation& f, const Block<Real>& x, Real stand_in, Block<Real>& out);
+bool derivative_block(const Activation& f, const Block<Real>& x, Block<Real>& out);
 
 }  // namespace rad::cpu

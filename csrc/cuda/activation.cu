@@ -5,15 +5,9 @@
 namespace rad::cuda {
 namespace {
 
-template <class Real>
-OctetDither<Real> octet_dither(const Activation& f, int bits) {
-  const auto dither = derivative_dither<Real>(f, bits);
-  return {dither.lo, dither.step};
-}
-
 template <class T>
 struct CodedParams {
-  OctetDither<Accumulate<T>> dither;
+  RangeCode<Accumulate<T>> code;
   int bits;
   const T* from;
   T* to;  // of backward
@@ -34,11 +28,11 @@ __global__ void __launch_bounds__(kThreads, kResident)
     Real d[kOctet];
 #pragma unroll
     for (int e = 0; e < kOctet; ++e) {
-      d[e] = derivative<F>(widen(item[e]), a, b, c);
-      nan = nan || (d[e] != d[e] && e < count);
-      d[e] = d[e] == d[e] ? d[e] : p.dither.lo;
+      const Real x = widen(item[e]);
+      nan = nan || (spoilt_by_nan(F) && x != x && e < count);
+      d[e] = derivative<F>(x, a, b, c);
     }
-    store_octet_codes(p.codes, o, p.bits, first_codes(p.dither.encode(d, noise, p.bits), count, p.bits));
+    store_octet_codes(p.codes, o, p.bits, first_codes(encode_octet(p.code, d, noise, p.bits), count, p.bits));
   });
   if (nan) atomicExch(reinterpret_cast<unsigned*>(&p.trailer->reserved[kSpoiled]), 1u);
 }
@@ -47,11 +41,12 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) activation_backward_kernel(CodedParams<T> p, KeySource source) {
   using Real = Accumulate<T>;
   const Seed seed = source.seed();
-  if (p.trailer->reserved[kSpoiled] != 0) p.dither.step = static_cast<Real>(bits_float(0x7FC00000u));
+  OctetDither<Real> dither(p.code.dither.lo, p.code.dither.step);
+  if (p.trailer->reserved[kSpoiled] != 0) dither.step = static_cast<Real>(bits_float(0x7FC00000u));
   each_octet(p.from, p.n, p.vectors, [&](int64_t o, int64_t, const T(&dy)[kOctet], const auto& store) {
     const Words noise = random_words(seed, Role::kDerivative, 0, o);
     Real d[kOctet];
-    p.dither.decode(load_octet_codes(p.codes, o, p.bits), noise, p.bits, d);
+    dither.decode(load_octet_codes(p.codes, o, p.bits), noise, p.bits, d);
     T dx[kOctet];
 #pragma unroll
     for (int e = 0; e < kOctet; ++e) dx[e] = narrow<T>(product(widen(dy[e]), d[e]));
@@ -81,9 +76,14 @@ int activation(const ActivationArgs& args) {
     using Real = Accumulate<T>;
     const auto* x = static_cast<const T*>(args.x);
     const Activation& f = args.activation;
-    const CodedParams<T> params{
-        octet_dither<Real>(f, args.bits), args.bits, x, nullptr, data, trailer, args.n,
-        aligned(x, kVectorBytes)};
+    const CodedParams<T> params{derivative_code<Real>(f, args.bits),
+                                args.bits,
+                                x,
+                                nullptr,
+                                data,
+                                trailer,
+                                args.n,
+                                aligned(x, kVectorBytes)};
     int launched = kInvalidValue;
     visit_function(f.function, [&](auto function) {
       launched = launch(activation_kernel<decltype(function)::value, T>,
@@ -104,7 +104,7 @@ int activation_backward(const ActivationBackwardArgs& args) {
     const auto* dy = static_cast<const T*>(args.dy);
     auto* dx = static_cast<T*>(args.dx);
     const CodedParams<T> params{
-        octet_dither<Accumulate<T>>(args.activation, args.bits), args.bits, dy, dx, data, trailer, args.n,
+        derivative_code<Accumulate<T>>(args.activation, args.bits), args.bits, dy, dx, data, trailer, args.n,
         aligned(dy, kVectorBytes) && aligned(dx, kVectorBytes)};
     return launch(activation_backward_kernel<T>, over_octets(args.n, args.exec.stream), params,
                   KeySource{trailer, -1});

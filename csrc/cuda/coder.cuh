@@ -1,7 +1,7 @@
 // core/dither.h for the eight values of one Philox call: the same codes and numbers in fewer instructions,
 // none of them of the slow conversion and division units (tools/sass_budget.json holds the counts).
 #pragma once
-#include "core/dither.h"
+#include "core/derivative.h"
 #include "cuda/common.cuh"
 
 namespace rad::cuda {
@@ -16,6 +16,37 @@ constexpr uint32_t kMantissaBits = 0x4B000000u;
 RAD_DEVICE float octet_fraction(const Words& call, int e) {
   const uint32_t noise = permute_bytes(call.w[e / 2], kMantissaBits >> 16, e % 2 ? 0x5432 : 0x5410);
   return fmaf(bits_float(noise), 1.0f / 65536, -16777215.0f / 131072);
+}
+
+// Eight codes of `bits` bits, the first lowest; of each the mantissa of code(e) has the number.
+template <class Code>
+RAD_DEVICE uint64_t join_octet(int bits, const Code& code) {
+  uint32_t half[2] = {};
+  const uint32_t first = 1, second = 1u << bits, third = 1u << (2 * bits), fourth = 1u << (3 * bits);
+#pragma unroll
+  for (int e = 0; e < kOctet; ++e)
+    half[e / 4] += float_bits(code(e)) * (e % 4 == 0   ? first
+                                          : e % 4 == 1 ? second
+                                          : e % 4 == 2 ? third
+                                                       : fourth);
+  const uint32_t above = kMantissaBits * (first + second + third + fourth);
+  return static_cast<uint64_t>(half[1] - above) << (4 * bits) | (half[0] - above);
+}
+
+// RangeCode::encode of eight values.
+RAD_DEVICE uint64_t encode_octet(const RangeCode<float>& range, const float (&value)[kOctet],
+                                 const Words& noise, int bits) {
+  return join_octet(bits, [&](int e) {
+    return add_toward_zero(range.place(value[e]) + octet_fraction(noise, e), kMantissa);
+  });
+}
+RAD_DEVICE uint64_t encode_octet(const RangeCode<double>& range, const double (&value)[kOctet],
+                                 const Words& noise, int bits) {
+  uint64_t codes = 0;
+#pragma unroll
+  for (int e = 0; e < kOctet; ++e)
+    codes |= static_cast<uint64_t>(range.encode(value[e], dither_noise(noise, e))) << (bits * e);
+  return codes;
 }
 
 template <class Real>
@@ -44,20 +75,11 @@ struct OctetDither<float> {
 
   // Values lie between lo and lo + step (2^bits - 1), so that no code needs a limit.
   RAD_DEVICE uint64_t encode(const float (&value)[kOctet], const Words& noise, int bits) const {
-    uint32_t half[2] = {};
-    const uint32_t first = 1, second = 1u << bits, third = 1u << (2 * bits), fourth = 1u << (3 * bits);
-#pragma unroll
-    for (int e = 0; e < kOctet; ++e) {
+    const uint64_t codes = join_octet(bits, [&](int e) {
       const float t = quotient(value[e]), whole = add_toward_zero(t, kMantissa);
       const float rest = t - (whole - kMantissa);
-      const float code = whole + (octet_fraction(noise, e) >= 1.0f - rest ? 1.0f : 0.0f);
-      half[e / 4] += float_bits(code) * (e % 4 == 0   ? first
-                                         : e % 4 == 1 ? second
-                                         : e % 4 == 2 ? third
-                                                      : fourth);
-    }
-    const uint32_t above = kMantissaBits * (first + second + third + fourth);
-    const uint64_t codes = static_cast<uint64_t>(half[1] - above) << (4 * bits) | (half[0] - above);
+      return whole + (octet_fraction(noise, e) >= 1.0f - rest ? 1.0f : 0.0f);
+    });
     return step > 0 ? codes : 0;
   }
 

@@ -46,7 +46,7 @@ int64_t sampled_index(int32_t draw, int64_t n, int64_t k, int64_t i, uint64_t wo
 // By the number of the function and its parameters, as ops take them.
 double derivative_step(int32_t function, std::array<double, 3> parameters, int bits) {
   const rad::Activation f{static_cast<rad::Function>(function), parameters[0], parameters[1], parameters[2]};
-  return rad::derivative_dither<double>(f, bits).step;
+  return rad::derivative_code<double>(f, bits).dither.step;
 }
 
 }  // namespace

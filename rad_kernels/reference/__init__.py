@@ -6,7 +6,7 @@ Random words, keys and salts are unsigned integers; indices are int64.
 """
 
 from .derivative import derivative_codes, derivative_noise, derivative_range, derivative_step
-from .dither import GROUP, bf16_below, decode, dither_noise, encode, group_range, step_for
+from .dither import GROUP, bf16_below, decode, dither_noise, encode, group_range, range_encode, step_for
 from .norm import lane_sum, norm_input_grad, normalised
 from .probability import probability, probability_codes, probability_noise
 from .samples import (
@@ -55,6 +55,7 @@ __all__ = [
     "fixed_norms", "group_range", "hadamard_drawn", "hadamard_order", "hadamard_signs", "index_ranges",
     "kept", "lane_sum", "mulhi64", "multipliers", "norm_drawn", "norm_input_grad", "norm_probability",
     "norm_weight", "normalised", "pack", "permuted", "philox4x32", "probability", "probability_codes",
-    "probability_noise", "project_scale", "projection", "random_words", "real_values", "sample",
-    "sampled_length", "saved_layout", "signs", "step_for", "stored_values", "strata", "weights", "word64",
+    "probability_noise", "project_scale", "projection", "random_words", "range_encode", "real_values",
+    "sample", "sampled_length", "saved_layout", "signs", "step_for", "stored_values", "strata", "weights",
+    "word64",
 ]  # fmt: skip

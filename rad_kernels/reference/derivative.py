@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .dither import Reals, decode, encode, step_for
+from .dither import Reals, decode, range_encode, step_for
 from .samples import ROLES
 from .words import UInt32s, random_words
 
@@ -51,6 +51,6 @@ def derivative_codes(
     """``(codes, decoded)`` of derivatives [count], in float32 or float64."""
     dtype = derivatives.dtype
     noise = derivative_noise(key, salt, derivatives.size)
-    low, step = np.asarray(lo, dtype), np.asarray(derivative_step(lo, hi, bits))
-    codes = encode(derivatives, low, step, noise, bits)
-    return codes, decode(codes, low, step, noise)
+    step = derivative_step(lo, hi, bits)
+    codes = range_encode(derivatives, lo, float(step), noise)
+    return codes, decode(codes, np.asarray(lo, dtype), np.asarray(step), noise)

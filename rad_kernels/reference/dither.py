@@ -65,6 +65,30 @@ def _fraction(noise: UInt32s, real: type) -> Reals:
     return (2 * noise.astype(np.int64) + 1).astype(real) * real(1 / 131072)
 
 
+def fused(a: Reals, x: Reals, b: Reals) -> Reals:
+    """a x + b: in float32 rounded once, in float64 twice."""
+    if a.dtype == np.float64:
+        return a * x + b
+    product = a.astype(np.float64) * x  # exact
+    total = product + b
+    part = total - product
+    error = (product - (total - part)) + (np.float64(b) - part)
+    # The last bit set where anything was lost: a second rounding then rounds as one from the exact number.
+    pattern = total.view(np.int64)
+    lost = (error != 0) & (pattern & 1 == 0) & np.isfinite(total)
+    toward = np.where((error > 0) == (total > 0), 1, -1)
+    return np.where(lost, pattern + toward, pattern).view(np.float64).astype(np.float32)
+
+
+def range_encode(values: Reals, lo: float, step: float, noise: UInt32s) -> Int64s:
+    """Codes of values within a range that is known to hold them all."""
+    real = values.dtype.type
+    return np.floor(
+        fused(values, np.full_like(values, 1 / step), np.full_like(values, -lo / step))
+        + _fraction(noise, real)
+    ).astype(np.int64)
+
+
 def encode(values: Reals, lo: Reals, step: NDArray[np.float32], noise: UInt32s, bits: int) -> Int64s:
     """Codes of values [..., width] of groups with lo and step [...]."""
     real = values.dtype.type

@@ -4,31 +4,46 @@ from __future__ import annotations
 
 import numpy as np
 
-from .dither import GROUP, Reals, decode, encode, group_range, step_for
+from .dither import GROUP, Reals, decode, encode, fused, group_range, step_for
 from .samples import ROLES
 from .words import UInt32s, random_words
 
-_MAGIC = {np.float32: 3 * 2.0**22, np.float64: 3 * 2.0**51}
-_LOG2E = {np.float32: 1.44269504, np.float64: 1.4426950408889634}
-_LN2 = {
-    np.float32: (0.693145751953125, 1.428606765330187e-6),
-    np.float64: (6.93147180369123816490e-01, 1.90821492927058770002e-10),
-}
 _LEAST = {np.float32: -87.0, np.float64: -708.0}
+# 2^r from its highest power.
+_EXP2 = (0.000153458124, 0.00133999309, 0.00961848907, 0.0555032864, 0.240226462, 0.693147182, 1.0)
+
+
+def _exp32(x: Reals) -> tuple[Reals, Reals]:
+    """``(p, n)`` with exp(x) = p 2^n."""
+
+    def number(value: float) -> Reals:
+        return np.full_like(x, value)
+
+    magic = number(3 * 2.0**22)
+    n = fused(number(1.44269502), x, magic) - magic
+    r = fused(number(1.92596303e-8), x, fused(number(1.44269502), x, -n))
+    p = number(_EXP2[0])
+    for coefficient in _EXP2[1:]:
+        p = fused(p, r, number(coefficient))
+    return p, n
+
+
+def _exp64(x: Reals) -> tuple[Reals, Reals]:
+    magic = 3 * 2.0**51
+    n = (1.4426950408889634 * x + magic) - magic
+    r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10
+    factorials = np.cumprod([1.0, *range(1, 14)])
+    p = 1 / factorials[13]
+    for f in factorials[12::-1]:
+        p = p * r + 1 / f
+    return p, n
 
 
 def probability(log_p: Reals) -> Reals:
-    """exp of numbers up to 0, one rounding an operation; 0 where it is no normal number."""
+    """exp of numbers up to 0 as ``csrc/core/exponential.h`` rounds it; 0 where that is no normal number."""
     real = log_p.dtype.type
     x = np.maximum(log_p, real(_LEAST[real]))
-    n = (real(_LOG2E[real]) * x + real(_MAGIC[real])) - real(_MAGIC[real])
-    high, low = _LN2[real]
-    r = (x - n * real(high)) - n * real(low)
-    terms = 6 if real is np.float32 else 13
-    factorials = np.cumprod([1.0, *range(1, terms + 1)])
-    p = real(1) / real(factorials[terms])
-    for f in factorials[terms - 1 :: -1]:
-        p = p * r + real(1) / real(f)
+    p, n = (_exp32 if real is np.float32 else _exp64)(x)
     return np.where(log_p < real(_LEAST[real]), real(0), np.ldexp(p, np.nan_to_num(n).astype(np.int64)))
 
 

@@ -3,6 +3,7 @@
 #include "core/layout.h"
 #include "core/matrix_view.h"
 #include "core/philox.h"
+#include "cpu/lanes.h"
 #include "kernel_cases.h"
 
 using namespace rad;
@@ -18,6 +19,22 @@ TEST(philox_known_answers) {  // Random123's kat_vectors
   EXPECT_SAME(words(zero), (std::vector<uint32_t>{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   EXPECT_SAME(words(ones), (std::vector<uint32_t>{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
   EXPECT_SAME(words(pi), (std::vector<uint32_t>{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
+}
+
+TEST(lanes_of_philox_across_32_bits) {
+  constexpr uint64_t kEnd = uint64_t{1} << 32;
+  for (const uint64_t first : {uint64_t{0}, kEnd - cpu::kLanes, kEnd - cpu::kLanes + 1, kEnd - 1, kEnd}) {
+    uint32_t lanes[4][cpu::kLanes], words[4 * cpu::kLanes];
+    cpu::philox_lanes(testing::kKey, testing::kSalt, Role::kDropout, 9, first, lanes);
+    cpu::philox_words(testing::kKey, testing::kSalt, Role::kDropout, 9, first, words);
+    for (int i = 0; i < cpu::kLanes; ++i) {
+      const Words call = random_words(testing::kKey, testing::kSalt, Role::kDropout, 9, first + i);
+      for (int j = 0; j < 4; ++j) {
+        EXPECT(lanes[j][i] == call.w[j], first, i, j);
+        EXPECT(words[4 * i + j] == call.w[j], first, i, j);
+      }
+    }
+  }
 }
 
 TEST(huge_strata) {

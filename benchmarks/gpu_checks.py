@@ -106,7 +106,7 @@ def run_layers(device: torch.device) -> int:
             x, dy = (torch.ones(77, n, device=device, dtype=dtype) for n in (135, 67))
             ops.rows_wgrad(dy, ops.pack(x, sketch.spec), 135, sketch.spec, fused=True)
             count += 1
-        for channels, outputs in ((16, 24), (7, 9)):  # dy as it is read, and to be laid out anew
+        for channels, outputs in ((16, 24), (7, 9), (72, 32)):  # as dy lies, laid out anew, by wgmma
             x, weight = (torch.ones(n, channels, 3, 3, device=device, dtype=dtype) for n in (30, outputs))
             dy = torch.ones(30, 3, 3, outputs, device=device, dtype=dtype).movedim(-1, 1)
             how = [1, 1], [1, 1], [1, 1], False

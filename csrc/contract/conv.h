@@ -33,6 +33,7 @@ struct ConvWgradArgs {
   int64_t dw_output, dw_channel;  // strides of outputs and channels of a group; taps lie side by side
   int64_t dw_group;
   void* workspace;
+  bool portable = false;  // by the kernel for every GPU, where a faster one is for this GPU alone
 };
 
 }  // namespace rad

@@ -1,19 +1,18 @@
 // The operand of a product whose rows are those of dy that kept positions meet.
 #pragma once
 #include "cuda/conv_positions.cuh"
-#include "cuda/gemm/mma.cuh"
 #include "cuda/gemm/sources.cuh"
 
 namespace rad::cuda {
 
 // The chunks of columns (tap, output), outputs fastest, of the rows that spots meet; zeros where there is
 // none.
-template <int Threads>
+template <int Width, int Depth, int Threads>
 class MeetingLoader {
-  using Loaded = gemm::Share<gemm::kOutputs, gemm::kDepth, Threads>;
+  using Loaded = gemm::Share<Width, Depth, Threads>;
 
  public:
-  RAD_DEVICE MeetingLoader(const ChunkRows& rows, const Spot* spots, const gemm::Steps<gemm::kDepth>& steps,
+  RAD_DEVICE MeetingLoader(const ChunkRows& rows, const Spot* spots, const gemm::Steps<Depth>& steps,
                            int64_t group, int64_t column)
       : rows_(rows), spots_(spots), steps_(steps), row_(0) {
     const int64_t first = column + share_.chunk * gemm::kChunk;
@@ -46,8 +45,7 @@ class MeetingLoader {
   // A step ahead of the copies that need them.
   RAD_DEVICE void look_up(int step) {
     const Spot* from = spots_ + steps_.begin(step) + share_.row;
-    const int left =
-        static_cast<int>(min(steps_.rows - steps_.begin(step), int64_t{gemm::kDepth})) - share_.row;
+    const int left = static_cast<int>(min(steps_.rows - steps_.begin(step), int64_t{Depth})) - share_.row;
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       spot_[i] = {0, {0, 0, kNowhere}};
@@ -65,7 +63,7 @@ class MeetingLoader {
 
   const ChunkRows& rows_;
   const Spot* spots_;
-  const gemm::Steps<gemm::kDepth>& steps_;
+  const gemm::Steps<Depth>& steps_;
   Loaded share_;
   const uint16_t* dy_;
   int32_t tap_[3];

@@ -3,6 +3,7 @@
 #pragma once
 #include "cuda/conv_positions.cuh"
 #include "cuda/gemm/mma.cuh"
+#include "cuda/gemm/wgmma.cuh"
 #include "cuda/saved.cuh"
 
 namespace rad::cuda {
@@ -26,43 +27,61 @@ struct Slices {
     return whole < all ? whole : all;
   }
 
-  // Cuts both sides into whole steps of the reduction, some `wanted` slices in all.
-  void cut(int64_t wanted) {
+  // Cuts both sides into whole steps of `depth` lines, some `wanted` slices in all.
+  void cut(int64_t wanted, int64_t depth) {
     const int64_t length[2] = {split, lines - split};
     for (int side = 0; side < 2; ++side) {
       const int64_t share = (wanted * length[side] + lines / 2) / lines;
       const int64_t pieces = share < 1 ? 1 : share;
-      size[side] = round_up((length[side] + pieces - 1) / pieces, gemm::kDepth);
+      size[side] = round_up((length[side] + pieces - 1) / pieces, depth);
       count[side] = size[side] ? (length[side] + size[side] - 1) / size[side] : 0;
     }
   }
 };
 
+// What a block multiplies at a time.
+struct ConvTile {
+  int64_t outputs, features, depth;
+  int threads, blocks;  // of a multiprocessor
+
+  static ConvTile narrow() { return {gemm::kOutputs, 64, gemm::kDepth, 128, 2}; }
+  static ConvTile wide() { return {gemm::kOutputs, gemm::kFeatures, gemm::kDepth, 128, 2}; }
+  static ConvTile warpgroups() {
+    namespace wg = gemm::warpgroups;
+    return {wg::kOutputs, gemm::kFeatures, wg::kDepth, wg::kThreads, 1};
+  }
+  int64_t rows(int64_t n) const { return (n + outputs - 1) / outputs; }
+};
+
 // One group's product is [taps * outputs, channels], outputs and channels padded to whole chunks.
 struct ConvPlan {
-  static constexpr int kThreads = 128;
-  static constexpr int kNarrow = 64;
-
   AxisMeetings axis[3];
   SavedLayout layout;
   int64_t outputs, channels, taps;
   int64_t tiles_m, tiles_n, units;  // tiles of a group; tiles in all slices and groups
-  bool narrow;                      // tiles of 64 channels
-  bool move_x, move_dy;             // whether they are laid out anew
+  ConvTile tile;
+  bool move_x, move_dy;  // whether they are laid out anew
   Slices slices;
   int64_t spots, decoded, x, dy, parts, bytes;  // offsets in the workspace
 
-  explicit ConvPlan(const ConvWgradArgs& a)
+  ConvPlan(const ConvWgradArgs& a, bool wgmma)
       : layout(saved_layout(a.spec, a.dtype, packed_rows(a), packed_cols(a))),
         outputs(round_up(a.outputs / a.groups, gemm::kChunk)),
         channels(round_up(a.channels / a.groups, gemm::kChunk)),
         taps(tap_count(a.axis)),
-        narrow(channels <= kNarrow) {
-    const int64_t width = narrow ? kNarrow : gemm::kFeatures;
-    tiles_m = (taps * outputs + gemm::kOutputs - 1) / gemm::kOutputs;
-    tiles_n = (channels + width - 1) / width;
+        tile(best_tile(taps * outputs, channels, wgmma)) {
+    tiles_m = tile.rows(taps * outputs);
+    tiles_n = (channels + tile.features - 1) / tile.features;
     for (int d = 0; d < 3; ++d) axis[d] = AxisMeetings(a.axis[d]);
     weigh(a);
+  }
+
+  // By wgmma unless it would multiply more than half as much again, or half its columns were not there.
+  static ConvTile best_tile(int64_t rows, int64_t channels, bool wgmma) {
+    const ConvTile narrow = ConvTile::narrow(), wide = ConvTile::wide(), large = ConvTile::warpgroups();
+    if (channels <= narrow.features) return narrow;
+    const bool pays = 2 * large.rows(rows) * large.outputs <= 3 * wide.rows(rows) * wide.outputs;
+    return wgmma && pays ? large : wide;
   }
 
   int64_t tiles(const ConvWgradArgs& a) const { return tiles_m * tiles_n * a.groups; }
@@ -70,7 +89,7 @@ struct ConvPlan {
 
   // All that depends on the device and on where the operands lie.
   void lay_out(const ConvWgradArgs& a) {
-    slices.cut(best_cut(tiles(a), slices.lines, int64_t{multiprocessors()} * 256 / kThreads));
+    slices.cut(best_cut(tiles(a)), tile.depth);
     units = tiles(a) * slices.total();
     move_x = must_move_x(a);
     move_dy = must_move_dy(a);
@@ -113,9 +132,10 @@ struct ConvPlan {
 
   // How many slices take least time, in steps of the reduction, of which some eight go by while a block
   // stores its sums.
-  static int64_t best_cut(int64_t tiles, int64_t lines, int64_t resident) {
+  int64_t best_cut(int64_t tiles) const {
     constexpr int64_t kStore = 8, kMost = 64;
-    const int64_t steps = (lines + gemm::kDepth - 1) / gemm::kDepth;
+    const int64_t resident = int64_t{multiprocessors()} * tile.blocks;
+    const int64_t steps = (slices.lines + tile.depth - 1) / tile.depth;
     int64_t best = 1, least = INT64_MAX;
     for (int64_t cut = 1; cut <= kMost && cut <= steps; ++cut) {
       const int64_t waves = (tiles * cut + resident - 1) / resident;

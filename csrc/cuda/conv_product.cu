@@ -9,7 +9,7 @@
 namespace rad::cuda {
 namespace {
 
-using gemm::kDepth;
+namespace wg = gemm::warpgroups;
 
 // ---- where kept positions lie -----------------------------------------------------------------------------
 
@@ -57,43 +57,121 @@ struct ProductParams {
   float* parts;  // [slices, groups, taps * outputs, channels]
 };
 
-// The sums of a tile whose first is at `output`, `feature`, into a matrix [outputs, features].
-template <class Warp>
-RAD_DEVICE void store_sums(const Warp& warp, int64_t output, int64_t feature, int64_t outputs,
-                           int64_t features, float* sums) {
+// A slice of a tile: its first output and channel, its lines, and where its sums go.
+struct Unit {
+  int64_t output, channel, group, begin, lines, sums;
+};
+template <class T>
+RAD_DEVICE Unit find_unit(const ProductParams<T>& p, int64_t number, int outputs, int channels) {
+  const int64_t m = number % p.tiles_m, n = number / p.tiles_m % p.tiles_n;
+  const int64_t part = number / p.tiles_m / p.tiles_n, slice = part / p.groups;
+  const int64_t begin = p.slices.begin(slice);
+  return {m * outputs,
+          n * channels,
+          part % p.groups,
+          begin,
+          p.slices.end(slice) - begin,
+          part * p.dy.taps * p.dy.outputs * p.x.cols};
+}
+
+// Its operands, by `Threads` threads.
+template <class T, int Width, int Depth, int Threads>
+RAD_DEVICE auto rows_of(const ProductParams<T>& p, const Unit& u, const gemm::Steps<Depth>& steps) {
+  return MeetingLoader<Width, Depth, Threads>(p.dy, p.spots + u.begin, steps, u.group, u.output);
+}
+template <class T, int Width, int Depth, int Threads>
+RAD_DEVICE auto lines_of(const ProductParams<T>& p, const Unit& u, const gemm::Steps<Depth>& steps) {
+  const gemm::AlignedRows<T> x{p.x.data + u.begin * p.x.stride + u.group * p.x_group, p.x.stride, p.x.cols};
+  return gemm::CopyLoader<T, false, Width, Depth, Threads>(x, nullptr, steps, u.channel);
+}
+
+// The sums of mma.sync into the unit's matrix [taps * outputs, channels]: lanes along its channels.
+template <class T, class Warp>
+RAD_DEVICE void store_sums(const ProductParams<T>& p, const Unit& u, const Warp& warp) {
+  const int64_t rows = p.dy.taps * p.dy.outputs;
 #pragma unroll
   for (int m = 0; m < Warp::kBlocksM; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int64_t row = output + warp.output + m * 16 + half * 8 + warp.lane / 4;
-      if (row >= outputs) continue;
+      const int64_t row = u.output + warp.output + m * 16 + half * 8 + warp.lane / 4;
+      if (row >= rows) continue;
 #pragma unroll
       for (int n = 0; n < Warp::kBlocksN; ++n) {
-        const int64_t column = feature + warp.feature + n * 8 + warp.lane % 4 * 2;
-        if (column >= features) continue;
+        const int64_t column = u.channel + warp.feature + n * 8 + warp.lane % 4 * 2;
+        if (column >= p.x.cols) continue;
         const Vector<float, 2> pair{{warp.sum[m][n][half * 2], warp.sum[m][n][half * 2 + 1]}};
-        *reinterpret_cast<Vector<float, 2>*>(sums + row * features + column) = pair;
+        *reinterpret_cast<Vector<float, 2>*>(p.parts + u.sums + row * p.x.cols + column) = pair;
       }
     }
 }
 
-template <class T, int Features>
-__global__ void __launch_bounds__(ConvPlan::kThreads, 256 / ConvPlan::kThreads)
-    conv_product_kernel(const __grid_constant__ ProductParams<T> p) {
-  constexpr int kCopiers = ConvPlan::kThreads;
-  gemm::Shape<kCopiers, Features> warp;
-  const int64_t rows = p.dy.taps * p.dy.outputs;
-  for (int64_t unit = blockIdx.x; unit < p.units; unit += gridDim.x) {
-    const int64_t m = unit % p.tiles_m, n = unit / p.tiles_m % p.tiles_n;
-    const int64_t part = unit / p.tiles_m / p.tiles_n, group = part % p.groups, slice = part / p.groups;
-    const int64_t begin = p.slices.begin(slice), output = m * gemm::kOutputs, feature = n * Features;
-    const gemm::Steps<kDepth> steps(0, p.slices.end(slice) - begin);
-    MeetingLoader<kCopiers> a(p.dy, p.spots + begin, steps, group, output);
-    const gemm::AlignedRows<T> x{p.x.data + begin * p.x.stride + group * p.x_group, p.x.stride, p.x.cols};
-    gemm::CopyLoader<T, false, Features, kDepth, kCopiers> b(x, nullptr, steps, feature);
-    gemm::multiply<T>(steps, 1.f, a, b, warp);
-    store_sums(warp, output, feature, rows, p.x.cols, p.parts + part * rows * p.x.cols);
+// Those of wgmma, whose rows are channels.
+template <class T>
+RAD_DEVICE void store_sums(const ProductParams<T>& p, const Unit& u, const wg::Share& share) {
+  const int64_t rows = p.dy.taps * p.dy.outputs, first = u.output + share.lane % 4 * 2;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int64_t column =
+        u.channel + share.group * wg::kGroupFeatures + share.warp * 16 + half * 8 + share.lane / 4;
+    if (column >= p.x.cols) continue;
+    float* sums = p.parts + u.sums + first * p.x.cols + column;
+#pragma unroll
+    for (int n = 0; n < wg::kOutputs / 8; ++n)
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        if (first + n * 8 + i < rows) sums[(n * 8 + i) * p.x.cols] = share.sum[n * 4 + half * 2 + i];
   }
+}
+
+template <class T, int Channels>
+__global__ void __launch_bounds__(128, 2) conv_product_kernel(const __grid_constant__ ProductParams<T> p) {
+  constexpr int kCopiers = 128;
+  gemm::Shape<kCopiers, Channels> warp;
+  for (int64_t number = blockIdx.x; number < p.units; number += gridDim.x) {
+    const Unit u = find_unit(p, number, gemm::kOutputs, Channels);
+    const gemm::Steps<gemm::kDepth> steps(0, u.lines);
+    auto a = rows_of<T, gemm::kOutputs, gemm::kDepth, kCopiers>(p, u, steps);
+    auto b = lines_of<T, Channels, gemm::kDepth, kCopiers>(p, u, steps);
+    gemm::multiply<T>(steps, 1.f, a, b, warp);
+    store_sums(p, u, warp);
+  }
+}
+
+template <class T>
+RAD_DEVICE void bring_units(const ProductParams<T>& p, wg::RingTurn& turn) {
+  for (int64_t number = blockIdx.x; number < p.units; number += gridDim.x) {
+    const Unit u = find_unit(p, number, wg::kOutputs, gemm::kFeatures);
+    const gemm::Steps<wg::kDepth> steps(0, u.lines);
+    auto rows = rows_of<T, wg::kOutputs, wg::kDepth, wg::kGroup>(p, u, steps);
+    auto lines = lines_of<T, gemm::kFeatures, wg::kDepth, wg::kGroup>(p, u, steps);
+    wg::bring(steps, rows, lines, turn);
+  }
+}
+
+template <class T>
+RAD_DEVICE void multiply_units(const ProductParams<T>& p, int group, wg::RingTurn& turn) {
+  wg::Share share(group);
+  for (int64_t number = blockIdx.x; number < p.units; number += gridDim.x) {
+    const Unit u = find_unit(p, number, wg::kOutputs, gemm::kFeatures);
+    wg::multiply<T>(gemm::Steps<wg::kDepth>(0, u.lines), 1.f, turn, share);
+    store_sums(p, u, share);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(wg::kThreads, 1)
+    conv_product_wgmma_kernel([[maybe_unused]] const __grid_constant__ ProductParams<T> p) {
+#ifdef RAD_HAS_WGMMA
+  CUDA_SHARED(wg::Barriers, ring);
+  if (threadIdx.x == 0) wg::init(ring);
+  __syncthreads();
+  wg::RingTurn turn{ring};
+  const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / wg::kGroup, 0);  // one for the compiler
+  if (group == 0)
+    bring_units(p, turn);
+  else
+    multiply_units(p, group - 1, turn);
+#endif
 }
 
 // ---- sums of slices
@@ -241,11 +319,15 @@ class Call {
         plan_.channels,        plan_.slices,          a_.groups,
         plan_.tiles_m,         plan_.tiles_n,         plan_.units,
         at<float>(plan_.parts)};
-    const int64_t resident = int64_t{multiprocessors()} * 256 / ConvPlan::kThreads;
-    const LaunchConfig config{dim3(blocks_for(plan_.units, 1, resident)), dim3(ConvPlan::kThreads),
-                              gemm::kSharedBytes, a_.exec.stream};
-    return plan_.narrow ? launch(conv_product_kernel<T, ConvPlan::kNarrow>, config, params)
-                        : launch(conv_product_kernel<T, gemm::kFeatures>, config, params);
+    const ConvTile& tile = plan_.tile;
+    const bool wgmma = tile.depth == wg::kDepth;
+    const LaunchConfig config{dim3(blocks_for(plan_.units, 1, int64_t{multiprocessors()} * tile.blocks)),
+                              dim3(static_cast<unsigned>(tile.threads)),
+                              static_cast<size_t>(wgmma ? wg::kSharedBytes : gemm::kSharedBytes),
+                              a_.exec.stream};
+    if (wgmma) return launch(conv_product_wgmma_kernel<T>, config, params);
+    return tile.features == 64 ? launch(conv_product_kernel<T, 64>, config, params)
+                               : launch(conv_product_kernel<T, gemm::kFeatures>, config, params);
   }
 
   int sum_slices() {
@@ -277,7 +359,7 @@ bool conv_product_pays(const ConvWgradArgs& args) {
   constexpr int64_t kFaster = 256;
   constexpr int64_t kMostChunks = int64_t{1} << 32;  // of dy, which rows are counted in
   if (item_size(args.dtype) != 2 || args.spec.sampling == Sampling::kDifferent) return false;
-  const ConvPlan plan(args);
+  const ConvPlan plan(args, false);
   const int64_t outputs = args.outputs / args.groups, channels = args.channels / args.groups;
   int64_t unmet = 1;  // of as many pairs of a position and a tap one meets
   int64_t chunks = ((args.images - 1) * args.dy_image + args.outputs) / gemm::kChunk;
@@ -287,20 +369,28 @@ bool conv_product_pays(const ConvWgradArgs& args) {
     chunks += (axis.output - 1) * axis.dy_stride / gemm::kChunk;
   }
   const int64_t moved = args.images * output_positions(args.axis) * args.groups * plan.outputs / gemm::kChunk;
-  const int64_t tile = gemm::kOutputs * (plan.narrow ? ConvPlan::kNarrow : gemm::kFeatures);
+  const int64_t tile = plan.tile.outputs * plan.tile.features;
   return chunks < kMostChunks && moved < kMostChunks &&
          plan.tiles_m * plan.tiles_n * tile <= kFaster * plan.taps * outputs * channels / unmet;
 }
 
-int64_t conv_product_workspace(const ConvWgradArgs& args) {
-  ConvPlan plan(args);
+namespace {
+
+ConvPlan plan_of(const ConvWgradArgs& args) {
+  const bool bf16s = args.dtype == DType::kBF16;
+  const bool wgmma = !args.portable && (bf16s ? wgmma_available<conv_product_wgmma_kernel<bf16>>()
+                                              : wgmma_available<conv_product_wgmma_kernel<f16>>());
+  ConvPlan plan(args, wgmma);
   plan.lay_out(args);
-  return plan.bytes;
+  return plan;
 }
 
+}  // namespace
+
+int64_t conv_product_workspace(const ConvWgradArgs& args) { return plan_of(args).bytes; }
+
 int conv_product(const ConvWgradArgs& args) {
-  ConvPlan plan(args);
-  plan.lay_out(args);
+  const ConvPlan plan = plan_of(args);
   return args.dtype == DType::kBF16 ? Call<bf16>(args, plan).run() : Call<f16>(args, plan).run();
 }
 

@@ -239,17 +239,21 @@ inline void check(const Geometry& g, const SketchSpec& spec, DType dtype, bool b
                            std::to_string(p.taps) + (g.transposed ? " transposed" : "");
   const size_t bytes = p.weights() * static_cast<size_t>(item_size(dtype));
   std::vector<char> cpu_dw(bytes, static_cast<char>(0xAB));
-  Device<char> dw(bytes);
   run_cpu<ConvWgradArgs>(rad::cpu::conv_wgrad_workspace, rad::cpu::conv_wgrad,
                          p.args(p.dy.host().data, p.saved.host.data(), p.index.data(), cpu_dw.data()));
-  const ConvWgradArgs args =
-      p.args(p.dy.device().data, p.saved.device.data(), p.device_index.data(), dw.data());
-  EXPECT((rad::cuda::conv_wgrad_workspace(args) > 0) == on_tensor_cores, what);
-  run_cuda<ConvWgradArgs>(rad::cuda::conv_wgrad_workspace, rad::cuda::conv_wgrad, args);
-  const auto got = dw.get();
-  if (p.exact()) EXPECT_SAME(got, cpu_dw, what);
   check_within(p, definition(p, true), cpu_dw, what);
-  check_within(p, definition(p, !on_tensor_cores), got, what + " CUDA");
+  const auto want = definition(p, !on_tensor_cores);
+  for (const bool portable : {false, true}) {
+    Device<char> dw(bytes);
+    ConvWgradArgs args = p.args(p.dy.device().data, p.saved.device.data(), p.device_index.data(), dw.data());
+    args.portable = portable;
+    EXPECT((rad::cuda::conv_wgrad_workspace(args) > 0) == on_tensor_cores, what);
+    run_cuda<ConvWgradArgs>(rad::cuda::conv_wgrad_workspace, rad::cuda::conv_wgrad, args);
+    const auto got = dw.get();
+    if (p.exact()) EXPECT_SAME(got, cpu_dw, what);
+    check_within(p, want, got, what + " CUDA");
+    if (!on_tensor_cores) break;
+  }
 }
 
 }  // namespace testing

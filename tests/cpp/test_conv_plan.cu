@@ -64,7 +64,7 @@ TEST(conv_plan_slices) {
         Slices slices{};
         slices.lines = lines;
         slices.split = split;
-        slices.cut(wanted);
+        slices.cut(wanted, gemm::kDepth);
         EXPECT(slices.total() <= wanted + 1, lines, " lines at ", split);
         int64_t at = 0;
         for (int64_t i = 0; i < slices.total(); ++i) {

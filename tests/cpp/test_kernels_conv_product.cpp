@@ -26,6 +26,10 @@ const Geometry kSkipping{2, 8, 16, 1, {1, 11, 10}, {1, 2, 2}, {1, 3, 3}, kZeros,
 const Geometry kBeyond{1,         8,     8,         1,    {1, 4, 5},
                        {1, 3, 3}, kOnes, {0, 5, 4}, kOnes};  // windows of padding alone
 const Geometry kPointwise{3, 64, 48, 1, {1, 7, 7}, kOnes, kOnes, kZeros, kOnes};
+// Enough for the tiles of warpgroups: 256 taps and outputs, 128 channels; with tails both ways.
+const Geometry kWarpgroups{2, 144, 40, 1, {1, 8, 9}, {1, 3, 3}, kOnes, {0, 1, 1}, kOnes};
+const Geometry kWarpgroupSteps{1, 72, 64, 1, {1, 1, 900}, {1, 1, 4}, {1, 1, 2}, {0, 0, 1}, kOnes};
+const Geometry kWarpgroupGroups{1, 150, 260, 2, {1, 9, 9}, {1, 2, 2}, kOnes, kZeros, kOnes};
 const Geometry kAligned[] = {kTwoTiles,      kWideChannels, kTileWithinTap,  kStrided,
                              kUnevenStrides, kTransposed,   kTransposedWide, kSolid,
                              kSkipping,      kBeyond,       kPointwise};
@@ -33,7 +37,7 @@ const Geometry kAligned[] = {kTwoTiles,      kWideChannels, kTileWithinTap,  kSt
 const Geometry kFew{2, 3, 10, 1, {1, 7, 6}, {1, 3, 3}, kOnes, {0, 1, 1}, kOnes};
 const Geometry kOddGroups{2, 10, 21, 1, {1, 6, 7}, {1, 3, 2}, {1, 2, 1}, {0, 2, 1}, {1, 1, 2}};
 const Geometry kOddTransposed{2, 18, 33, 3, {1, 4, 5}, {1, 3, 2}, {1, 2, 2}, {0, 1, 0}, {1, 1, 2}, true};
-const Geometry kOdd[] = {kFew, kOddGroups, kOddTransposed};
+const Geometry kOdd[] = {kFew, kOddGroups, kOddTransposed, kWarpgroupGroups};
 // Many steps of the reduction in one tile, so that it is cut.
 const Geometry kLong{3, 24, 24, 1, {1, 1, 401}, {1, 1, 5}, kOnes, {0, 0, 2}, kOnes};
 
@@ -90,6 +94,10 @@ TEST(conv_product_few_and_many_kept) {
   check_product(kTwoTiles, rows(1, 1000));
   check_product(kFew, same(1, 1000), DType::kF16, Order::kChannelsFirst, true);
   check_product(kTwoTiles, rows(9, 10));
+  check_product(kWarpgroupSteps, rows(1, 2));
+  check_product(kWarpgroupSteps, rows(2, 5), DType::kF16);
+  check_product(kWarpgroups, rows(1, 1000));
+  check_product(kWarpgroups, same(3, 10), DType::kF16, Order::kChannelsFirst, true);
   check_product(kLong, rows(1, 2));     // 1 of 3, 601 of 2
   check_product(kLong, rows(99, 100));  // 12 of 2, 1179 of 1
   check_product(kLong, same(3, 10), DType::kF16, Order::kChannelsFirst, true);
@@ -104,7 +112,8 @@ struct Product {
   Product(const Geometry& g, const SketchSpec& spec)
       : p(g, spec, DType::kBF16, false, Order::kChannelsLast) {}
 
-  std::vector<uint16_t> wgrad(const std::vector<uint16_t>& x, const std::vector<uint16_t>& dy) const {
+  std::vector<uint16_t> wgrad(const std::vector<uint16_t>& x, const std::vector<uint16_t>& dy,
+                              bool portable = false) const {
     std::vector<char> saved = fresh_saved(p.spec, p.dtype, p.x.host().rows, p.x.host().cols);
     run_cpu<PackArgs>(cpu::pack_workspace, cpu::pack,
                       {{},
@@ -118,8 +127,9 @@ struct Product {
     const Device<char> device_saved(saved);
     const Device<uint16_t> device_dy(dy);
     Device<uint16_t> dw(p.weights());
-    run_cuda<ConvWgradArgs>(cuda::conv_wgrad_workspace, cuda::conv_wgrad,
-                            p.args(device_dy.data(), device_saved.data(), p.device_index.data(), dw.data()));
+    ConvWgradArgs args = p.args(device_dy.data(), device_saved.data(), p.device_index.data(), dw.data());
+    args.portable = portable;
+    run_cuda<ConvWgradArgs>(cuda::conv_wgrad_workspace, cuda::conv_wgrad, args);
     return dw.get();
   }
   std::vector<uint16_t> filled_x(uint16_t value) const {
@@ -157,7 +167,7 @@ TEST(conv_product_nan_where_nothing_is_read) {
 
 // One of dy makes its output's taps NaN that a kept position meets there; one of x its channel.
 TEST(conv_product_nan_stays_where_it_was_kept) {
-  const Product product(kTwoTiles, rows(1, 4));
+  const Product product(kWarpgroups, rows(1, 4));
   const Problem& p = product.p;
   std::vector<uint16_t> x = product.filled_x(kOne), dy = product.filled_dy(kOne);
   constexpr int64_t kOutput = 3, kPlace = 37, kChannel = 5;
@@ -179,22 +189,29 @@ TEST(conv_product_nan_stays_where_it_was_kept) {
 }
 
 TEST(conv_product_does_not_depend_on_the_schedule) {
-  const Product product(kLong, rows(3, 7));
-  Random random(74);
-  std::vector<uint16_t> x = product.filled_x(0), dy = product.filled_dy(0);
-  for (auto* values : {&x, &dy})
-    for (size_t i = 0; i < values->size(); ++i)
-      set_item(DType::kBF16, values->data(), i, static_cast<double>(random.below(2000001) - 1000000) / 1e6);
-  const auto first = product.wgrad(x, dy);
+  struct Kernel {
+    Geometry g;
+    bool portable;
+  };
+  for (const auto& [g, portable] :
+       {Kernel{kLong, false}, Kernel{kWarpgroupSteps, false}, Kernel{kWarpgroupSteps, true}}) {
+    const Product product(g, rows(3, 7));
+    Random random(74);
+    std::vector<uint16_t> x = product.filled_x(0), dy = product.filled_dy(0);
+    for (auto* values : {&x, &dy})
+      for (size_t i = 0; i < values->size(); ++i)
+        set_item(DType::kBF16, values->data(), i, static_cast<double>(random.below(2000001) - 1000000) / 1e6);
+    const auto first = product.wgrad(x, dy, portable);
 #ifndef __CUDACC__
-  const simt::Options before = simt::options;
-  for (const simt::Order order : {simt::Order::kReverse, simt::Order::kRandom}) {
-    simt::options.order = order;
-    EXPECT_SAME(product.wgrad(x, dy), first);
-  }
-  simt::options = before;
+    const simt::Options before = simt::options;
+    for (const simt::Order order : {simt::Order::kReverse, simt::Order::kRandom}) {
+      simt::options.order = order;
+      EXPECT_SAME(product.wgrad(x, dy, portable), first);
+    }
+    simt::options = before;
 #endif
-  EXPECT_SAME(product.wgrad(x, dy), first);
+    EXPECT_SAME(product.wgrad(x, dy, portable), first);
+  }
 }
 
 // Depthwise, an axis beyond 30 bits, other types and samplings: the plain kernel's.

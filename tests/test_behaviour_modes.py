@@ -7,15 +7,27 @@ import signal
 import pytest
 import torch
 from checks import draws, next_key, rng_untouched, same_bits
-from families import DROPOUTS, FAMILIES, NO_DROPOUTS, WITH_BITS, WITH_SKETCH, exact_of, near, step, values
+from families import (
+    DROPOUTS,
+    FAMILIES,
+    NO_DROPOUTS,
+    QUARTER,
+    WITH_BITS,
+    WITH_SKETCH,
+    exact_of,
+    near,
+    step,
+    values,
+)
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
-from rad_kernels import ops
+from rad_kernels import functional, nn, ops
 
 every_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
 no_dropout = pytest.mark.parametrize("family", NO_DROPOUTS, ids=str)
 
+LINEAR = FAMILIES[0]
 ROUNDED = ("LSTM", "LinearCrossEntropy")  # summed in another order than torch's
 
 
@@ -194,3 +206,34 @@ def test_other_dtypes_and_devices_are_named(family):
         with rng_untouched(), pytest.raises(error) as caught:
             family.call(layer, x)
         assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="an older torch does not hand its words on")
+def test_memory_that_runs_out_is_told():
+    """Inside an op too, in the words that tools which look for a smaller batch know."""
+    layer = nn.Linear(64, 4, sketch=QUARTER)
+    want = step(LINEAR, layer, LINEAR.x())
+    weight = torch.zeros(1, 1).expand(2**44, 64).requires_grad_()
+    for call in (
+        lambda: functional.linear(LINEAR.x(), weight, None, QUARTER),
+        lambda: functional.relu(torch.zeros(1, requires_grad=True).expand(2**50)),
+        lambda: functional.gelu(torch.zeros(1, requires_grad=True).expand(2**50)),
+    ):
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            call()
+    assert all(map(same_bits, step(LINEAR, layer, LINEAR.x()), want))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "aot_eager_decomp_partition"])
+def test_compiled_attention(backend):
+    """Each backward decodes what its forward packed: the gradients of eager, from the same generator. (Other
+    layers: their own files.)"""
+    family = next(f for f in FAMILIES if f.name == "MultiheadAttention")
+    layer = family.layer()
+    want = step(family, layer, family.x())
+    compiled = torch.compile(layer, backend=backend, fullgraph=True)
+    torch.manual_seed(5)
+    x = family.x().requires_grad_()
+    y = compiled(x, x, x)[0]
+    got = torch.autograd.grad(y, [x, *layer.parameters()], values(y.shape, y.dtype, 8))
+    assert all(near(a, b, 1e-4) for a, b in zip(got, want[1:], strict=True))

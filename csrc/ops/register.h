@@ -1,4 +1,6 @@
 #pragma once
+#include "ops/error.h"  // first
+
 #include <torch/csrc/stable/library.h>
 
 namespace rad::ops {

@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <stdexcept>
+#include <string>
 
 namespace rad::ops {
 namespace {
@@ -50,6 +52,14 @@ Backend cuda_contractions() {
 #endif
 
 }  // namespace
+
+void throw_torch_error(const char* call) {
+  // Since torch 2.13; before, all that is known is the call.
+  static const auto what =
+      torch_symbol<const char* (*)()>("libtorch_cpu.so", "torch_exception_get_what_without_backtrace");
+  const char* text = what ? what() : nullptr;
+  throw std::runtime_error(text && *text ? text : std::string(call) + " failed");
+}
 
 const Backend& backend_of(const Tensor& tensor) {
   static const Backend cpu_backend = cpu_contractions();

@@ -1,5 +1,7 @@
 // The torch side of every op: LibTorch's stable ABI only, so one binary serves every torch >= 2.11.
 #pragma once
+#include "ops/error.h"  // first
+
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

@@ -44,28 +44,35 @@ def test_a_part_of_a_graph(family):
         leaf.grad = None
 
 
-@every_family
-def test_a_second_derivative_is_right_or_an_error(family):
-    def second(layer):
-        y, inputs, dy = graph(family, layer)
-        firsts = torch.autograd.grad(y, inputs, dy.requires_grad_(), create_graph=True)
-        total = sum(first.square().sum() for first in firsts)
-        return torch.autograd.grad(total, [*inputs, dy], allow_unused=True)
+def second_derivatives(family, layer, of_dy):
+    """Of all gradients together; None where there is none. ``of_dy``: dy is a variable, else a constant."""
+    y, inputs, dy = graph(family, layer)
+    variables = [*inputs, dy.requires_grad_()] if of_dy else inputs
+    firsts = torch.autograd.grad(y, inputs, dy, create_graph=True)
+    total = sum(first.square().sum() for first in firsts)
+    if not total.requires_grad:
+        return [None] * len(variables)
+    return torch.autograd.grad(total, variables, allow_unused=True)
 
+
+@pytest.mark.parametrize("of_dy", [True, False], ids=["of dy", "of x"])
+@every_family
+def test_a_second_derivative_is_right_or_an_error(family, of_dy):
     ours, exact = family.pair(FINE)
-    if family.name == "Hardsigmoid":  # of which torch has no second derivative
-        assert all(g is None or g.isfinite().all() for g in second(ours))
-    elif not family.twice:
-        with pytest.raises(RuntimeError, match="cannot be differentiated again"):
-            second(ours)
-    elif "Dropout" in family.name:
-        assert all(g is None or g.isfinite().all() for g in second(ours))
-    else:
-        for got, want in zip(second(ours), second(exact), strict=True):
-            if got is None or want is None:  # zero either way
-                assert all(g is None or not g.any() for g in (got, want))
-            else:
-                assert near(got, want)
+    try:
+        got = second_derivatives(family, ours, of_dy)
+    except RuntimeError as refusal:
+        assert not family.twice and "cannot be differentiated again" in str(refusal), refusal
+        return
+    assert family.twice or not of_dy
+    if family.name == "Hardsigmoid" or "Dropout" in family.name:  # torch has none; has another mask
+        assert all(g is None or g.isfinite().all() for g in got)
+        return
+    for mine, theirs in zip(got, second_derivatives(family, exact, of_dy), strict=True):
+        if mine is None or theirs is None:  # zero either way
+            assert all(g is None or not g.any() for g in (mine, theirs))
+        else:
+            assert near(mine, theirs)
 
 
 @every_family

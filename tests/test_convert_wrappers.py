@@ -10,7 +10,7 @@ from test_convert import TENTH, batch, model, step
 from torch import nn as tnn
 from torch.nn.utils import parametrizations, parametrize
 
-from rad_kernels import convert, nn, restore
+from rad_kernels import Sketch, convert, nn, restore
 from rad_kernels.memory import saved_bytes
 
 
@@ -113,3 +113,27 @@ def test_functions_that_an_instance_holds_follow_its_mode():
     assert same_bits(y, exact(x)) and torch.equal(torch.get_rng_state(), state)
     dtypes = {entry.dtype for entry in saved_bytes(lambda: net(x)).entries}
     assert torch.uint8 not in dtypes and torch.int32 not in dtypes
+
+
+class Words(tnn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = tnn.AdaptiveLogSoftmaxWithLoss(64, 1000, [50, 300])
+
+    def forward(self, x, target):
+        return self.out(x * 1, target).loss
+
+
+def test_adaptive_softmax():
+    """No class of its own: the Linears of its clusters are converted, what else it keeps is listed."""
+    net, x, target = Words(), torch.randn(256, 64), torch.randint(0, 1000, (256,))
+    exact = net(x, target)
+    report = convert(net, Sketch(0.25), example_inputs=(x, target)).rad_report
+    assert {name for name, module in net.named_modules() if type(module) is nn.Linear} >= {
+        f"out.tail.{cluster}.{layer}" for cluster in (0, 1) for layer in (0, 1)
+    }
+    assert any(kept.op == "LogSoftmaxBackward0" for kept in report.kept)
+    loss = net(x, target)
+    assert torch.equal(loss, exact)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())

@@ -30,7 +30,11 @@ struct AxisMeetings {
   // make one that is too large.
   RAD_HD uint32_t meet(int32_t position, int32_t tap) const {
     const auto at = static_cast<uint32_t>(position + tap);
+#if defined(__CUDA_ARCH__)
+    return __funnelshift_r(at, at, static_cast<uint32_t>(shift));
+#else
     return at >> shift | at << (-shift & 31);
+#endif
   }
   // Whether all of it fits 32 bits.
   bool fits() const {

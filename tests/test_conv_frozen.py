@@ -25,9 +25,8 @@ def test_gradients_are_torchs_and_nothing_is_kept(name):
         assert same_bits(found[0][1], found[1][1])
         if found[0][2] is not None:  # summed by torch in another order
             torch.testing.assert_close(found[0][2], found[1][2], rtol=1e-5, atol=1e-3)
-        x.grad = None
-        assert saved_bytes(lambda layer=layer, x=x: layer(x * 1)).total == 0
-        assert saved_bytes(lambda exact=exact, x=x: exact(x * 1)).total == x.numel() * 4
+    assert saved_bytes(lambda: layer(x * 1)).total == 0
+    assert saved_bytes(lambda: exact(x * 1)).total == x.numel() * 4
 
 
 def test_modes_and_dtypes():

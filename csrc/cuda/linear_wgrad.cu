@@ -1,6 +1,7 @@
 // dW = dy^T X~ for `different`: each block decodes the sampled entries of its features, some tokens at a
 // time, into a dense tile of shared memory and multiplies. The dense estimate never exists beyond that tile.
 #include "cuda/saved.cuh"
+#include "cuda/sparse_product.cuh"
 
 namespace rad::cuda {
 namespace {
@@ -212,6 +213,7 @@ int64_t linear_wgrad_workspace(const LinearWgradArgs&) { return 0; }
 
 int linear_wgrad(const LinearWgradArgs& args) {
   if (args.dy.cols == 0 || args.features == 0) return 0;
+  if (sparse_product_possible(args)) return sparse_product(args);
   const SavedView saved(args.spec, args.dtype, args.dy.rows, args.features, args.saved);
   const int64_t item = item_size(args.dtype);
   return visit_dtype(args.dtype, [&](auto tag) {

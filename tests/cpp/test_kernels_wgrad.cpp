@@ -64,6 +64,22 @@ TEST(wgrad_keep_from_one_entry_to_all) {
   }
 }
 
+// On tensor cores: tails in every dimension, keeps from one entry to nearly all, blocks with several tiles.
+TEST(wgrad_on_tensor_cores) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const int64_t num : {1, 3, 19, 38, 75, 130, 290, 299})
+      check_wgrad({num, 300, Sampling::kDifferent, Draw::kStratified, 0}, dtype, 67, 131, 300);
+    for (const int64_t features : {1, 7, 8, 127, 128, 129, 255, 257})
+      check_wgrad({3, 10, Sampling::kDifferent, Draw::kStratified, 0}, dtype, 33, 8, features);
+    for (const int64_t rows : {1, 31, 32, 64, 97})
+      check_wgrad({1, 16, Sampling::kDifferent, Draw::kStratified, 0}, dtype, rows, 129, 144);
+  }
+  const int64_t many = testing::large ? 1500 : 400;
+  check_wgrad({1, 8, Sampling::kDifferent, Draw::kStratified, 0}, DType::kBF16, 40, many, many);
+  for (const Form form : kForms)
+    check_wgrad({1, 3, Sampling::kDifferent, Draw::kStratified, 0}, DType::kBF16, 34, 136, 130, form);
+}
+
 TEST(wgrad_strata_across_tiles) {  // strata that straddle the 64-feature tiles, long ones first
   for (const int64_t num : {3, 7, 29, 64})
     check_wgrad({num, 150, Sampling::kDifferent, Draw::kStratified, 0}, DType::kF32, 40, 3, 150);
@@ -184,12 +200,13 @@ struct Bound {
   double want = 0, magnitude = 0, terms = 0;
 };
 
-// dW from what cpu::decode makes of the codes, in fp64.
+// dW from what cpu::decode makes of the codes, in fp64. Tensor cores take 16-bit values that are rounded
+// first.
 std::vector<Bound> coded_definition(const SketchSpec& spec, DType dtype, const Matrix& dy, int64_t features,
                                     const std::vector<char>& saved) {
   const int64_t rows = dy.host().rows, outputs = dy.host().cols;
   const ReferenceSampler sampler{spec, kKey, kSalt, features};
-  const bool widen = item_size(dtype) == 2;
+  const bool widen = item_size(dtype) == 2 && spec.draw != Draw::kStratified;
   std::vector<double> values(static_cast<size_t>(rows * sampler.k()));
   EXPECT(cpu::decode({{}, spec, dtype, widen, rows, features, saved.data(), 0, rows, values.data()}) == 0);
   std::vector<Bound> dw(static_cast<size_t>(outputs * features));
@@ -237,6 +254,13 @@ TEST(wgrad_codes_every_dtype_and_bits) {
     for (const DType dtype : kDTypes)
       for (const int bits : kBits)
         check_coded_wgrad({2, 5, Sampling::kDifferent, draw, bits}, dtype, 35, 9, 190);
+}
+
+TEST(wgrad_codes_on_tensor_cores) {
+  for (const DType dtype : {DType::kBF16, DType::kF16})
+    for (const int bits : kBits)
+      for (const int64_t num : {1, 5, 29})
+        check_coded_wgrad({num, 30, Sampling::kDifferent, Draw::kStratified, bits}, dtype, 45, 20, 270);
 }
 
 TEST(wgrad_codes_odd_shapes) {

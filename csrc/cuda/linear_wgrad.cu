@@ -1,5 +1,6 @@
-// dW = dy^T X~ for `different`: each block decodes the sampled entries of its features, some tokens at a
-// time, into a dense tile of shared memory and multiplies. The dense estimate never exists beyond that tile.
+// dW = dy^T X~ for `different`, where tensor cores do not take it (sparse_product.cu): each block decodes the
+// sampled entries of its features, some tokens at a time, into a dense tile of shared memory and multiplies.
+// The dense estimate never exists beyond that tile.
 #include "cuda/saved.cuh"
 #include "cuda/sparse_product.cuh"
 

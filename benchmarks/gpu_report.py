@@ -88,6 +88,7 @@ def stages(out: Path, python: str = sys.executable, cores: int | None = None) ->
         ),
         Stage("memory", (*checks, "memory"), 40, "memory"),
         *benchmarks(out, python),
+        Stage("large tensors", (*pytest, "tests/test_gpu_large.py"), 90, "large"),
         Stage("suite", (*pytest, *spread, "-m", "not gpu"), 150, "suite", one_thread),
     ]
 

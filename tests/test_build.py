@@ -216,6 +216,17 @@ def test_spilled_registers_fail_the_report(tmp_path, spill):
     assert result.stderr == ("sm_90a pack: pack<float> spills 8 bytes\n" if spill else "")
 
 
+def test_serialised_wgmma_fails_the_report(tmp_path):
+    log = tmp_path / "sm_90a" / "pack.log"
+    log.parent.mkdir()
+    loss = "Potential Performance Loss: wgmma.mma_async instructions are serialized due to a function call"
+    log.write_text(PTXAS_LOG.format(spill=0) + f"ptxas info    : (C7510) {loss} in 'pack'\n")
+    report = [sys.executable, ROOT / "tools/kernel_resources.py", log]
+    result = subprocess.run(report, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert loss in result.stderr
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_help_lists_every_target():
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}

@@ -1,7 +1,8 @@
 """Tabulates what ptxas reported: python tools/kernel_resources.py build/archs/sm_90a/pack.log ...
 
 One row per kernel, one column per architecture: registers + bytes of static shared memory / bytes of stack,
-where there is one (arrays indexed at run time live there). Exit status 1 when a kernel spills registers.
+where there is one (arrays indexed at run time live there). Exit status 1 when a kernel spills registers,
+or ptxas says that products of wgmma wait for each other.
 """
 
 import re
@@ -13,6 +14,7 @@ ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_\w+'")
 MEMORY = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
+SERIALISED = re.compile(r"wgmma.*serialized")
 
 
 def read(log: Path) -> dict[str, dict[str, int]]:
@@ -62,7 +64,9 @@ def shown(use: dict[str, int]) -> str:
 def main(logs: list[Path]) -> None:
     archs = list(dict.fromkeys(log.parent.name for log in logs))
     found = {arch: {} for arch in archs}
+    faults = []
     for log in logs:
+        faults += [f"{log}: {line}" for line in log.read_text().splitlines() if SERIALISED.search(line)]
         for kernel, use in read(log).items():
             found[log.parent.name][log.stem, kernel] = use
     keys = list(dict.fromkeys(key for arch in archs for key in found[arch]))
@@ -81,8 +85,8 @@ def main(logs: list[Path]) -> None:
                 spills.append(f"{arch} {stem}: {names[kernel]} spills {use['spill']} bytes")
         print(f"{stem + ': ' + names[kernel]:{width}}", *(f"{cell:>10}" for cell in cells))
     print(f"{len(keys)} kernels for {len(archs)} architectures; spilling: {len(spills)}")
-    if spills:
-        sys.exit("\n".join(spills))
+    if faults := spills + faults:
+        sys.exit("\n".join(faults))
 
 
 if __name__ == "__main__":

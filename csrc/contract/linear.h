@@ -131,6 +131,7 @@ struct LinearWgradArgs {
 
 // The same for `rows` and `tile_rows` of 16-bit values, gathering dy on the way: dW[o, f] = sum_i weight_i *
 // dy[index_i, o] * x_i[f]. Decoded values and rows of dy with their own weights are rounded to dtype first.
+// rows_wgrad_has_wgmma: whether these arguments, without index and dw, would be multiplied by sm_90a's wgmma.
 struct RowsWgradArgs {
   Exec exec;
   SketchSpec spec;
@@ -162,4 +163,5 @@ struct RowsWgradArgs {
   F(int, scatter, ScatterArgs)                        \
   F(int64_t, linear_wgrad_workspace, LinearWgradArgs) \
   F(int, linear_wgrad, LinearWgradArgs)               \
-  F(int, rows_wgrad, RowsWgradArgs)
+  F(int, rows_wgrad, RowsWgradArgs)                   \
+  F(bool, rows_wgrad_has_wgmma, RowsWgradArgs)

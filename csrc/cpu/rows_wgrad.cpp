@@ -83,4 +83,6 @@ int rows_wgrad(const RowsWgradArgs& args) {
   }
 }
 
+bool rows_wgrad_has_wgmma(const RowsWgradArgs&) { return false; }
+
 }  // namespace rad::cpu

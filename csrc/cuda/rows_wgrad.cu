@@ -26,6 +26,7 @@ enum class Path {
   kCopied,   // dy and stored values by cp.async
   kDecoded,  // dy by cp.async, codes through registers
   kStaged,   // both through registers: rows off alignment, weights of their own
+  kWgmma,    // as kCopied, on a GPU with wgmma
 };
 
 template <Path kPath>
@@ -171,31 +172,52 @@ int launch_path(const RowsParams<T>& params, void* stream) {
 }
 
 template <class T>
-int launch_rows(const RowsWgradArgs& args, const SavedView& saved) {
+RowsParams<T> rows_params(const RowsWgradArgs& args, const SavedView& saved) {
   const SavedLayout& layout = saved.layout;
   const gemm::Tiles tiles(args.dy.cols, args.features);
   const bool by_norm = args.spec.draw == Draw::kNorm;
   const float* weight = by_norm ? saved.plane<const float>(layout.weight) : nullptr;
-  const MatrixView& dy = args.dy;
-  const bool vector_dy = rows_aligned(dy, layout.item, kVectorBytes);
-  const bool copied = vector_dy && !weight && dy.size[2] == dy.rows && dy.rows <= INT32_MAX;
   const bool vector_lines = aligned(args.saved, kVectorBytes) && layout.width % kPerVector<T> == 0 &&
                             layout.last_width % kPerVector<T> == 0;
-  const RowsParams<T> params{{args.dy, args.index, weight, vector_dy},
-                             saved,
-                             row_weights(plan_sample(args.spec, args.dy.rows)),
-                             tiles,
-                             args.features,
-                             layout.tiles > 1 ? layout.lines : 0,
-                             static_cast<T*>(args.dw),
-                             vector_lines,
-                             aligned(args.dw, kVectorBytes) && args.features % kPerVector<T> == 0};
+  return {{args.dy, args.index, weight, rows_aligned(args.dy, layout.item, kVectorBytes)},
+          saved,
+          row_weights(plan_sample(args.spec, args.dy.rows)),
+          tiles,
+          args.features,
+          layout.tiles > 1 ? layout.lines : 0,
+          static_cast<T*>(args.dw),
+          vector_lines,
+          aligned(args.dw, kVectorBytes) && args.features % kPerVector<T> == 0};
+}
+
+// The one place that chooses.
+template <class T>
+Path path_of(const RowsWgradArgs& args, const RowsParams<T>& p) {
+  const SavedLayout& layout = p.saved.layout;
+  const MatrixView& dy = p.dy.m;
+  const bool near = dy.rows <= INT32_MAX && dy.stride[2] <= INT32_MAX && layout.width <= INT32_MAX;
+  const bool copied = near && p.dy.aligned && !p.dy.weight && dy.size[2] == dy.rows;
+  if (!copied || (!layout.bits && !p.vector_lines)) return Path::kStaged;
+  if (layout.bits) return Path::kDecoded;
+  const bool wgmma = layout.lines > 0 && !args.portable && wgmma_available<rows_wgrad_wgmma_kernel<T>>();
+  return wgmma ? Path::kWgmma : Path::kCopied;
+}
+
+template <class T>
+int launch_rows(const RowsWgradArgs& args, const SavedView& saved) {
+  const RowsParams<T> params = rows_params<T>(args, saved);
   void* stream = args.exec.stream;
-  if (!copied || (!layout.bits && !vector_lines)) return launch_path<T, Path::kStaged>(params, stream);
-  if (layout.bits) return launch_path<T, Path::kDecoded>(params, stream);
-  if (layout.lines > 0 && !args.portable && wgmma_available<rows_wgrad_wgmma_kernel<T>>())
-    return launch_wgmma(params, stream);
-  return launch_path<T, Path::kCopied>(params, stream);
+  switch (path_of(args, params)) {
+    case Path::kCopied:
+      return launch_path<T, Path::kCopied>(params, stream);
+    case Path::kDecoded:
+      return launch_path<T, Path::kDecoded>(params, stream);
+    case Path::kStaged:
+      return launch_path<T, Path::kStaged>(params, stream);
+    case Path::kWgmma:
+      return launch_wgmma(params, stream);
+  }
+  return kInvalidValue;
 }
 
 }  // namespace
@@ -211,6 +233,13 @@ int rows_wgrad(const RowsWgradArgs& args) {
     default:
       return kInvalidValue;
   }
+}
+
+bool rows_wgrad_has_wgmma(const RowsWgradArgs& args) {
+  const SavedView saved(args.spec, args.dtype, args.dy.rows, args.features, args.saved);
+  if (args.dtype == DType::kBF16) return path_of(args, rows_params<bf16>(args, saved)) == Path::kWgmma;
+  if (args.dtype == DType::kF16) return path_of(args, rows_params<f16>(args, saved)) == Path::kWgmma;
+  return false;
 }
 
 }  // namespace rad::cuda

@@ -113,11 +113,20 @@ Tensor fused_wgrad(const Matrix& dy, const Saved& saved) {
   return dw;
 }
 
+// Of the BLAS's speed, what the fused kernel is taken to reach: NOT measured (docs/kernels.md).
+double share_of_blas(const Matrix& dy, const Saved& saved) {
+  constexpr double kWgmma = 0.85, kMmaSync = 0.6;  // mma.sync on sm_90, the worst case
+  const Execution run(dy.owner);
+  return backend_of(dy.owner).rows_wgrad_has_wgmma({run.exec(), saved.spec(), saved.dtype(), dy.view,
+                                                    saved.features(), saved.data(), nullptr, nullptr})
+             ? kWgmma
+             : kMmaSync;
+}
+
 // Whether the fused kernel should take less time than gathering and the BLAS. From arithmetic, NOT measured
 // (docs/kernels.md): in units of the time of one FLOP of the BLAS, the kernel pays for tensor cores that it
 // keeps less busy, the other way for what it moves through memory beyond the product's own operands.
 bool fused_pays(const Matrix& dy, const Saved& saved) {
-  constexpr double kShare = 0.6;         // of the BLAS's speed: mma.sync on sm_90, the worst case
   constexpr double kFlopsPerByte = 183;  // an H200: 788 TFLOP/s in bf16 over 4.3 TB/s
   constexpr double kPieces = 38 - 2;     // bytes of two fp32 products joined, beyond those of dW itself
   const SavedLayout& m = saved.layout();
@@ -127,7 +136,7 @@ bool fused_pays(const Matrix& dy, const Saved& saved) {
   const double written_and_read = 2 * 2;
   const double bytes = written_and_read * k * (outputs * tiles + (m.bits ? features : 0)) +
                        (uneven ? kPieces * outputs * features : 0);
-  return 2 * k * outputs * features * (1 / kShare - 1) < kFlopsPerByte * bytes;
+  return 2 * k * outputs * features * (1 / share_of_blas(dy, saved) - 1) < kFlopsPerByte * bytes;
 }
 
 // dy^T @ stored for samplings that keep every row. `outputs` [first, last) of dy; `alpha` per side of

@@ -175,6 +175,48 @@ TEST(fault_missing_proxy_fence) {
   });
 }
 
+// One warpgroup writes, another multiplies: the reader's own fence serves too, but only after the barrier,
+// and the writer's only before it.
+enum class FenceFault { kNone, kMissing, kReaderTooEarly, kWriterTooLate };
+
+template <FenceFault Fault>
+__global__ void fenced_by_the_reader(float* out) {
+  char* tile = dyn_smem<char>();
+  const bool writes = threadIdx.x >= 128;
+  if (writes)
+    for (int i = static_cast<int>(threadIdx.x) - 128; i < 2 * 64 * 64; i += 128)
+      reinterpret_cast<bf16*>(tile)[i] = static_cast<bf16>(1.f);
+  else if (Fault == FenceFault::kReaderTooEarly)
+    fence_proxy_async();
+  __syncthreads();
+  if (writes) {
+    if (Fault == FenceFault::kWriterTooLate) fence_proxy_async();
+    return;
+  }
+  if (Fault == FenceFault::kNone) fence_proxy_async();
+  float d[32] = {};
+  wgmma_fence();
+  wgmma_m64n64k16<bf16>(d, wgmma_operand_k128(tile), wgmma_operand_k128(tile + kTileBytes), true);
+  wgmma_commit();
+  wgmma_wait<0>();
+  out[threadIdx.x] = d[0];
+}
+
+template <FenceFault Fault>
+std::string fence_problems() {
+  Device<float> out(128);
+  return testing::problems(
+      [&] { launch(fenced_by_the_reader<Fault>, {dim3(1), dim3(256), 2 * kTileBytes}, out.data()); });
+}
+
+TEST(fault_proxy_fence_out_of_order) {
+  const auto healthy = fence_problems<FenceFault::kNone>();
+  EXPECT(healthy.empty(), healthy);
+  EXPECT_IN(fence_problems<FenceFault::kMissing>(), "MISSING fence.proxy.async");
+  EXPECT_IN(fence_problems<FenceFault::kReaderTooEarly>(), "MISSING fence.proxy.async");
+  EXPECT_IN(fence_problems<FenceFault::kWriterTooLate>(), "MISSING fence.proxy.async");
+}
+
 template <bool Broken>
 __global__ void bulk_in_flight(const char* x) {
   char* tile = dyn_smem<char>();

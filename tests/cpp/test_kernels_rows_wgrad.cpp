@@ -207,6 +207,28 @@ TEST(rows_wgrad_is_for_16_bit_types) {
              {{}, c.spec, c.dtype, x.device(), 2, saved.device.data(), index.data(), dw.data()}) != 0);
 }
 
+bool has_wgmma(const Case& c, bool portable = false, Form form = Form::kContiguous) {
+  const Matrix x(c.dtype, Form::kContiguous, c.rows, c.features, 75),
+      dy(c.dtype, form, c.rows, c.outputs, 76);
+  const Packed saved(c.spec, c.dtype, x);
+  return cuda::rows_wgrad_has_wgmma(
+      {{}, c.spec, c.dtype, dy.device(), c.features, saved.device.data(), nullptr, nullptr, portable});
+}
+
+// Aligned plain values alone, and not where the other kernel is asked for. A GPU need not have it at all.
+TEST(rows_wgrad_has_wgmma_for_aligned_plain_values) {
+#ifndef __CUDACC__
+  EXPECT(has_wgmma({rows_spec(1, 2), DType::kBF16, 64, 16, 8}));
+  EXPECT(has_wgmma({tiles_spec(1, 2), DType::kF16, 64, 8, 264}));
+#endif
+  EXPECT(!has_wgmma({rows_spec(1, 2), DType::kBF16, 64, 16, 8}, true));
+  EXPECT(!has_wgmma({rows_spec(1, 2, Draw::kStratified, 4), DType::kBF16, 64, 16, 64}));
+  EXPECT(!has_wgmma({rows_spec(1, 2, Draw::kNorm), DType::kBF16, 64, 16, 8}));
+  EXPECT(!has_wgmma({rows_spec(1, 2), DType::kBF16, 64, 16, 12}));
+  EXPECT(!has_wgmma({rows_spec(1, 2), DType::kBF16, 64, 16, 8}, false, Form::kShifted));
+  EXPECT(!has_wgmma({rows_spec(1, 2), DType::kBF16, 0, 16, 8}));
+}
+
 // ---- special values, order --------------------------------------------------------------------------------
 
 struct Product {
@@ -226,15 +248,18 @@ struct Product {
                        nullptr});
     index = kept_rows(c, saved);
   }
-  std::vector<uint16_t> wgrad(const std::vector<uint16_t>& dy, bool portable) const {
+  // Of a dy whose rows lie `stride` items apart and which ends with its last row.
+  std::vector<uint16_t> wgrad(const std::vector<uint16_t>& dy, bool portable, int64_t stride = 0) const {
     const Device<uint16_t> device_dy(dy);
+    MatrixView view = contiguous_matrix(device_dy.data(), c.rows, c.outputs);
+    if (stride) view.stride[2] = stride;
     const Device<char> device_saved(saved);
     const Device<int64_t> device_index(index);
     Device<uint16_t> dw(static_cast<size_t>(c.outputs * c.features));
     EXPECT(cuda::rows_wgrad({{},
                              c.spec,
                              c.dtype,
-                             contiguous_matrix(device_dy.data(), c.rows, c.outputs),
+                             view,
                              c.features,
                              device_saved.data(),
                              device_index.data(),
@@ -243,6 +268,25 @@ struct Product {
     return dw.get();
   }
 };
+
+// Rows 16 items apart of which 10 are there: the last one's second chunk must not be read to its end.
+TEST(rows_wgrad_reads_no_further_than_the_last_row) {
+  constexpr int64_t kStride = 16;
+  const Case c{rows_spec(1, 1, Draw::kWithoutReplacement), DType::kBF16, 65, 10, 8};
+  Random random(77);
+  const auto fill = [&](int64_t count) {
+    std::vector<uint16_t> v(static_cast<size_t>(count));
+    for (size_t i = 0; i < v.size(); ++i) set_item(c.dtype, v.data(), i, random.eighth());
+    return v;
+  };
+  const Product problem(c, fill(c.rows * c.features));
+  const auto dy = fill((c.rows - 1) * kStride + c.outputs);
+  std::vector<uint16_t> dense;
+  for (int64_t r = 0; r < c.rows; ++r)
+    dense.insert(dense.end(), dy.begin() + r * kStride, dy.begin() + r * kStride + c.outputs);
+  const auto want = problem.wgrad(dense, true);
+  for (const bool portable : {false, true}) EXPECT_SAME(problem.wgrad(dy, portable, kStride), want);
+}
 
 // A NaN stays in its row and column, and rows that were not kept do not matter; nor do those that fill a
 // step.

@@ -78,7 +78,8 @@ struct Share {
   RAD_DEVICE int at(int i) const { return Tile::chunk_at(row + i * kStride, chunk); }
 };
 
-// Rows that cp.async can bring: each starts at a multiple of 16 bytes, `stride` items after the one before.
+// Rows that cp.async can bring: each starts at a multiple of 16 bytes, `stride` items after the one before,
+// which for those of a list is below 2^31, as their number.
 template <class T>
 struct AlignedRows {
   const T* data;
@@ -100,16 +101,27 @@ class CopyLoader {
   RAD_DEVICE void fetch(int step, char* tile) {
     const int left = rows_left(step);
     const T* first = data_ + (Listed ? 0 : (steps_.begin(step) + share_.row) * stride_);
-#pragma unroll
-    for (int i = 0; i < kCount; ++i)
-      cp_async16(tile + share_.at(i), first + (Listed ? int64_t{row_[i]} : i * kStride) * stride_,
-                 i * kStride < left ? bytes_ : 0);
+    // Nearly always nothing has to be asked of each chunk.
+    if (bytes_ == 16 && left > kLast)
+      copy(tile, first, [](int) { return 16; });
+    else
+      copy(tile, first, [&](int i) { return i * kStride < left ? bytes_ : 0; });
   }
   RAD_DEVICE void place(int step, char*) { look_up(step + 1); }
 
  private:
   static constexpr int kCount = Share<Width, Depth, Threads>::kCount,
-                       kStride = Share<Width, Depth, Threads>::kStride;
+                       kStride = Share<Width, Depth, Threads>::kStride, kLast = (kCount - 1) * kStride;
+
+  template <class Bytes>
+  RAD_DEVICE void copy(char* tile, const T* first, const Bytes& bytes) const {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int64_t offset =
+          Listed ? multiply_wide(row_[i], static_cast<uint32_t>(stride_)) : i * kStride * stride_;
+      cp_async16(tile + share_.at(i), first + offset, bytes(i));
+    }
+  }
 
   // This thread's row i of a step exists where i * kStride is below.
   RAD_DEVICE int rows_left(int step) const {
@@ -119,8 +131,14 @@ class CopyLoader {
     if constexpr (!Listed) return;
     const int left = rows_left(step);
     const int64_t* from = index_ + steps_.begin(step) + share_.row;
+    if (left > kLast) {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) row_[i] = i * kStride < left ? static_cast<int>(from[i * kStride]) : 0;
+      for (int i = 0; i < kCount; ++i) row_[i] = static_cast<uint32_t>(from[i * kStride]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i)
+        row_[i] = i * kStride < left ? static_cast<uint32_t>(from[i * kStride]) : 0;
+    }
   }
 
   const Steps<Depth>& steps_;
@@ -129,7 +147,7 @@ class CopyLoader {
   const T* data_;
   int64_t stride_;
   int bytes_;
-  int row_[kCount];  // of dy: below 2^31, or it is not copied
+  uint32_t row_[kCount];
 };
 
 // Through registers, from anything that can load an octet.

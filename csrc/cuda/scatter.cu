@@ -38,28 +38,73 @@ RAD_DEVICE T column_sum(const ScatterParams<T>& p, const T* packed, int64_t colu
   return narrow<T>(sum);
 }
 
-// Each thread owns one vector of columns and looks up once where their entries start.
+// Where the entries of a vector of columns lie, looked up once for all rows.
+template <class T>
+struct VectorEntries {
+  static constexpr int kCount = kPerVector<T>;
+  int64_t first;   // the least entry at or behind the vector's first column
+  int at[kCount];  // of each column, counted from `first`; negative where it has none
+  Accumulate<T> scale[kCount];
+  bool distinct = true;  // no column has two
+
+  RAD_DEVICE VectorEntries(const ScatterParams<T>& p, int64_t column)
+      : first(lower_bound(p.index, p.count, column)) {
+    int64_t j = first;
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) {
+      const bool present = j < p.count && p.index[j] == column + e;
+      at[e] = present ? static_cast<int>(j - first) : -1;
+      scale[e] = j >= p.split ? p.tail : p.head;
+      if (!present) continue;
+      for (++j; j < p.count && p.index[j] == column + e; ++j) distinct = false;
+    }
+  }
+
+  RAD_DEVICE T value(const T* packed, int e) const {
+    T found = narrow<T>(0);
+    if (at[e] >= 0) found = narrow<T>(product(widen(packed[first + at[e]]), scale[e]));
+    return found;
+  }
+};
+
+// Stores the vector of columns at c of this thread's rows: fill(packed row, values).
+template <class T, class Fill>
+RAD_DEVICE void each_row(const ScatterParams<T>& p, int64_t c, const Fill& fill) {
+  constexpr int kCount = kPerVector<T>;
+  const int64_t row_step = static_cast<int64_t>(gridDim.x) * blockDim.y;
+  for (int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; r < p.rows; r += row_step) {
+    Vector<T, kCount> values;
+    fill(p.packed + r * p.count, values);
+    T* to = p.out + r * p.cols + c;
+    if (p.vector_store) {
+      *reinterpret_cast<Vector<T, kCount>*>(to) = values;
+    } else {
+#pragma unroll
+      for (int e = 0; e < kCount; ++e)
+        if (c + e < p.cols) to[e] = values.item[e];
+    }
+  }
+}
+
+// Each thread owns one vector of columns.
 template <class T>
 __global__ void scatter_kernel(ScatterParams<T> p) {
   constexpr int kCount = kPerVector<T>;
-  const int64_t row_step = static_cast<int64_t>(gridDim.x) * blockDim.y;
   const int64_t col_step = static_cast<int64_t>(gridDim.y) * blockDim.x * kCount;
   for (int64_t c = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kCount; c < p.cols;
        c += col_step) {
-    const int64_t first = lower_bound(p.index, p.count, c);
-    for (int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; r < p.rows; r += row_step) {
-      Vector<T, kCount> values;
-      int64_t j = first;
+    const VectorEntries<T> entries(p, c);
+    if (entries.distinct) {
+      each_row(p, c, [&](const T* packed, Vector<T, kCount>& values) {
 #pragma unroll
-      for (int e = 0; e < kCount; ++e) values.item[e] = column_sum(p, p.packed + r * p.count, c + e, j);
-      T* to = p.out + r * p.cols + c;
-      if (p.vector_store) {
-        *reinterpret_cast<Vector<T, kCount>*>(to) = values;
-      } else {
+        for (int e = 0; e < kCount; ++e) values.item[e] = entries.value(packed, e);
+      });
+    } else {
+      each_row(p, c, [&](const T* packed, Vector<T, kCount>& values) {
+        int64_t j = entries.first;
 #pragma unroll
-        for (int e = 0; e < kCount; ++e)
-          if (c + e < p.cols) to[e] = values.item[e];
-      }
+        for (int e = 0; e < kCount; ++e) values.item[e] = column_sum(p, packed, c + e, j);
+      });
     }
   }
 }

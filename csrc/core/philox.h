@@ -28,6 +28,13 @@ struct PlainProduct {
   RAD_HD static uint64_t of(uint32_t a, uint32_t b) { return static_cast<uint64_t>(a) * b; }
 };
 
+// mulhi64 for b below 2^32.
+template <class Product = PlainProduct>
+RAD_HD uint32_t mulhi64_short(uint64_t a, uint32_t b) {
+  const uint64_t low = Product::of(static_cast<uint32_t>(a), b) >> 32;
+  return static_cast<uint32_t>((Product::of(static_cast<uint32_t>(a >> 32), b) + low) >> 32);
+}
+
 template <class Product = PlainProduct>
 RAD_HD Words philox4x32(Words c, uint32_t k0, uint32_t k1) {
   for (int round = 0; round < 10; ++round) {

@@ -30,10 +30,13 @@ class SparseLoader {
  public:
   RAD_DEVICE SparseLoader(const SparseParams<T>& p, const Sampler& sampler, const Rows& steps,
                           int64_t feature)
-      : p_(p), sampler_(sampler), steps_(steps), feature_(feature) {
+      : p_(p), sampler_(sampler), steps_(steps) {
     const int64_t last = min(feature + gemm::kFeatures, p.features) - 1;
-    last_entry_ = sampler.strata.find(last) + 1;
-    pair_ = sampler.strata.find(feature) / 2 + static_cast<int>(threadIdx.x) % kTeamSize;
+    last_entry_ = static_cast<int>(sampler.strata.find(last)) + 1;
+    pair_ = static_cast<int>(sampler.strata.find(feature)) / 2 + static_cast<int>(threadIdx.x) % kTeamSize;
+    size_ = static_cast<int>(sampler.strata.size);
+    longer_ = static_cast<int>(sampler.strata.longer);
+    feature_ = static_cast<int>(feature);
   }
 
   // Zeros, and the values of the first pair, which arrive while the step before is multiplied.
@@ -51,16 +54,16 @@ class SparseLoader {
     if (row >= steps_.end(step)) return;
     Vector<T, 2> values = held_;
 #pragma unroll 1
-    for (int64_t pair = pair_; pair * 2 < last_entry_; pair += kTeamSize) {
+    for (int pair = pair_; pair * 2 < last_entry_; pair += kTeamSize) {
       if (Coded || pair != pair_) values = values_at(row, pair);
-      const Words words = sampler_.call(row, pair);
+      const Words words =
+          random_words({sampler_.key, sampler_.salt}, sampler_.role, row, static_cast<uint32_t>(pair));
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int64_t column = sampler_.index(words, pair * 2 + half) - feature_;
+        const int column = index(words, pair * 2 + half) - feature_;
         if (column < 0 || column >= gemm::kFeatures) continue;  // of a tile beside this one
-        const int at = static_cast<int>(column);
-        *reinterpret_cast<T*>(tile + gemm::StepTile::chunk_at(local_row(), at / gemm::kChunk) +
-                              at % gemm::kChunk * 2) = values.item[half];
+        *reinterpret_cast<T*>(tile + gemm::StepTile::chunk_at(local_row(), column / gemm::kChunk) +
+                              column % gemm::kChunk * 2) = values.item[half];
       }
     }
   }
@@ -71,9 +74,17 @@ class SparseLoader {
   RAD_DEVICE static int local_row() { return static_cast<int>(threadIdx.x) / kTeamSize; }
   RAD_DEVICE int64_t row_of(int step) const { return steps_.begin(step) + local_row(); }
 
-  RAD_DEVICE Vector<T, 2> values_at(int64_t row, int64_t pair) const {
+  // Sampler::index of entry j in 32 bits, since features have no more (sparse_product_possible).
+  RAD_DEVICE int index(const Words& words, int j) const {
+    const uint64_t word = word64(words, j & 1);
+    const auto length = static_cast<uint32_t>(size_ + (j < longer_ ? 1 : 0));
+    return j * size_ + min(j, longer_) + static_cast<int>(mulhi64_short<WideProduct>(word, length));
+  }
+
+  RAD_DEVICE Vector<T, 2> values_at(int64_t row, int pair) const {
     Vector<T, 2> values{};
-    const int64_t width = p_.saved.layout.width, j = pair * 2;
+    const auto width = static_cast<int>(p_.saved.layout.width);
+    const int j = pair * 2;
     if (row >= steps_.rows || j >= last_entry_) return values;
     if constexpr (Coded) {
       const Words noise = dither_call(sampler_.key, sampler_.salt, row, j);
@@ -82,7 +93,7 @@ class SparseLoader {
         if (j + half < width)
           values.item[half] = narrow<T>(decode_value<T>(p_.saved, noise, 0, row, j + half));
     } else {
-      const T* stored = p_.saved.template plane<const T>(0) + row * width + j;
+      const T* stored = p_.saved.template plane<const T>(0) + row * p_.saved.layout.width + j;
 #pragma unroll
       for (int half = 0; half < 2; ++half)
         if (j + half < width) values.item[half] = stored[half];
@@ -93,7 +104,7 @@ class SparseLoader {
   const SparseParams<T>& p_;
   const Sampler& sampler_;
   const Rows& steps_;
-  int64_t feature_, last_entry_, pair_;
+  int feature_, last_entry_, pair_, size_, longer_;
   Vector<T, 2> held_{};
 };
 
@@ -153,7 +164,8 @@ int run(const LinearWgradArgs& args) {
 }  // namespace
 
 bool sparse_product_possible(const LinearWgradArgs& args) {
-  return item_size(args.dtype) == 2 && args.spec.draw == Draw::kStratified;
+  return item_size(args.dtype) == 2 && args.spec.draw == Draw::kStratified &&
+         args.features <= INT32_MAX - gemm::kFeatures;
 }
 
 int sparse_product(const LinearWgradArgs& args) {

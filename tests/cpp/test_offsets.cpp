@@ -37,6 +37,24 @@ TEST(lanes_of_philox_across_32_bits) {
   }
 }
 
+TEST(short_index_map_is_the_long_one) {
+  testing::Random random(5);
+  const uint64_t words[] = {
+      0, 1, 0xFFFFFFFF, 0x100000000, ~uint64_t{0}, 0xFFFFFFFF00000000, 0x8000000000000001};
+  for (const uint32_t n : {1u, 2u, 3u, 10u, 128u, 65537u, 0x7FFFFFFFu, 0xFFFFFFFFu}) {
+    for (const uint64_t word : words) EXPECT(mulhi64_short(word, n) == mulhi64(word, n), n, word);
+    for (int i = 0; i < 10000; ++i) {
+      const auto high = static_cast<uint64_t>(random.below(int64_t{1} << 32));
+      const uint64_t word = high << 32 | static_cast<uint64_t>(random.below(int64_t{1} << 32));
+      EXPECT(mulhi64_short(word, n) == mulhi64(word, n), n, word);
+      // A carry decides where the product is next to a multiple of 2^64.
+      const uint64_t edge = ~uint64_t{0} / n * (high % n + 1);
+      for (const uint64_t near : {edge - 1, edge, edge + 1, edge + n})
+        EXPECT(mulhi64_short(near, n) == mulhi64(near, n), n, near);
+    }
+  }
+}
+
 TEST(huge_strata) {
   const int64_t n = kHuge * 5 + 3, k = kHuge + 1;
   const Strata strata(n, k);

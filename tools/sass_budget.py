@@ -2,9 +2,10 @@
 
 python tools/sass_budget.py build/archs/sm_90a [--write]
 
-tools/sass_budget.json has a row per kernel: the memory instruction by which its elements are counted
-("per": one of it stands for "elements" elements), the bytes that move for an element, how many 16-byte loads
-must be in flight ("loads": in the loop body), and the greatest cost of an element in issue slots ("slots").
+tools/sass_budget.json has a row per kernel: the memory instruction by which its elements are counted ("per":
+one of it stands for "elements" elements, half as many where two branches hold it), the bytes that move for an
+element, how many 16-byte loads must be in flight ("loads": in the loop body), and the greatest cost of an
+element in issue slots ("slots").
 The loop is the innermost that has such an instruction; everything in it is counted, rare branches too.
 
 A cost is the largest of four (issue slots of one thread, 128 to a clock of a multiprocessor): all

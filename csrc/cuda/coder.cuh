@@ -54,33 +54,54 @@ struct OctetDither;
 
 template <>
 struct OctetDither<float> {
-  float lo, step, scale, divisor, reciprocal;
+  float lo, step, scale, divisor, reciprocal, origin;
 
-  // A power of two takes the divisor to where nothing over- or underflows; it rounds nothing.
-  RAD_HD OctetDither(float lo_, float step_)
+  // A power of two takes the divisor to where nothing over- or underflows; it rounds nothing. Of a step that
+  // is not positive nothing is used but that.
+  RAD_DEVICE OctetDither(float lo_, float step_)
       : lo(lo_),
         step(step_),
         scale(step < 0x1p-60f  ? 0x1p60f
               : step > 0x1p60f ? 0x1p-60f
                                : 1.0f),
         divisor(step * scale),
-        reciprocal(step > 0 ? 1.0f / divisor : 0.0f) {}
+        reciprocal(normal_reciprocal(divisor)),
+        origin(-lo * scale) {}
 
   // (value - lo) / step, rounded correctly: a step has 8 significant bits, and for all of those a quotient
   // corrected once by its exact remainder is the IEEE quotient (tests/cpp/test_coder.cpp, exhaustively).
   RAD_DEVICE float quotient(float value) const {
-    const float n = product(value - lo, scale), q = product(n, reciprocal);
+    const float n = fmaf(value, scale, origin), q = product(n, reciprocal);
     return fmaf(fmaf(-q, divisor, n), reciprocal, q);
   }
 
-  // Values lie between lo and lo + step (2^bits - 1), so that no code needs a limit.
+  // Values lie between lo and lo + step (2^bits - 1), so that no code needs a limit. Dither<float>::encode
+  // adds one where the fraction is at least 1 - (t - whole); here `next` is whole + 1 already, and whatever
+  // is below takes it back.
   RAD_DEVICE uint64_t encode(const float (&value)[kOctet], const Words& noise, int bits) const {
     const uint64_t codes = join_octet(bits, [&](int e) {
-      const float t = quotient(value[e]), whole = add_toward_zero(t, kMantissa);
-      const float rest = t - (whole - kMantissa);
-      return whole + (octet_fraction(noise, e) >= 1.0f - rest ? 1.0f : 0.0f);
+      const float t = quotient(value[e]), next = add_toward_zero(t, kMantissa + 1);
+      const float least = (next - kMantissa) - t;
+      return add_toward_zero(next, octet_fraction(noise, e) - least);
     });
     return step > 0 ? codes : 0;
+  }
+
+  // decode of four bits: 15 - code and the noise side by side in the mantissa of 2^23. Exact but for the last
+  // two operations, which are those of decode.
+  RAD_DEVICE void decode_nibbles(uint32_t codes, const Words& noise, float (&value)[kOctet]) const {
+#pragma unroll
+    for (int i = 0; i < kOctet / 2; ++i) {
+      const uint32_t pair = (~(codes >> (4 * i)) & 0x000F000Fu) | kMantissaBits | kMantissaBits >> 16;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int e = i + half * kOctet / 2;
+        const uint32_t selector = (half ? 0x7600 : 0x5400) | (e % 2 ? 0x32 : 0x10);
+        const float joined = bits_float(permute_bytes(noise.w[e / 2], pair, selector));
+        const float down = joined - (kMantissa + 15 * 65536);
+        value[e] = lo + product(step, fmaf(down, -1.0f / 65536, 65535.0f / 131072));
+      }
+    }
   }
 
   RAD_DEVICE void decode(uint64_t codes, const Words& noise, int bits, float (&value)[kOctet]) const {

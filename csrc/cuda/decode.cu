@@ -18,27 +18,37 @@ RAD_DEVICE void store_values(Out* to, const Out (&value)[kOctet], int64_t count,
     if (e < count) to[e] = value[e];
 }
 
-// out [range.count, width]: a thread walks down the lines with one octet.
+// A thread walks down the lines with one octet. Nibbles: codes of four bits, all its values exist, as
+// vectors.
+template <bool Nibbles, class T, class Out>
+RAD_DEVICE void decode_down(const OctetPlace<T>& place, const Seed& seed, const LineRange& range,
+                            int64_t width, Out* out, bool vectors) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
+#pragma unroll 2
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; i < range.count; i += step) {
+    Accumulate<T> value[kOctet];
+    decode_octet<Nibbles>(place, seed, range.first + i, value);
+    Out result[kOctet];
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e) result[e] = narrow<Out>(value[e]);
+    store_values(out + i * width, result, place.count, Nibbles || vectors);
+  }
+}
+
+// out [range.count, width]
 template <class T, class Out>
 __global__ void __launch_bounds__(kThreads, kResident)
     decode_kernel(SavedView saved, LineRange range, Out* out, bool vectors) {
   const Seed seed = saved.key().seed();
   const int64_t width = saved.layout.tile_width(range.tile);
-  const int64_t line_step = static_cast<int64_t>(gridDim.x) * blockDim.y;
   const int64_t step = static_cast<int64_t>(gridDim.y) * blockDim.x * kOctet;
   const int64_t start = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kOctet;
   for (int64_t first = start; first < width; first += step) {
     const OctetPlace<T> place(saved, range.tile, first);
-#pragma unroll 2
-    for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; i < range.count;
-         i += line_step) {
-      Accumulate<T> value[kOctet];
-      decode_octet(place, seed, range.first + i, value);
-      Out result[kOctet];
-#pragma unroll
-      for (int e = 0; e < kOctet; ++e) result[e] = narrow<Out>(value[e]);
-      store_values(out + i * width + first, result, place.count, vectors);
-    }
+    if (place.bits == 4 && vectors)
+      decode_down<true>(place, seed, range, width, out + first, vectors);
+    else
+      decode_down<false>(place, seed, range, width, out + first, vectors);
   }
 }
 

@@ -34,59 +34,102 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The columns that stored entries j and j + 1 (j even) of row r come from.
-struct ListedColumns {
-  const int64_t* index;
-  int64_t k;
-  RAD_DEVICE void operator()(int64_t, int64_t j, int64_t (&column)[2]) const {
-    column[0] = index[j];
-    column[1] = j + 1 < k ? index[j + 1] : 0;
+// Stored entries [j, j + Count) of any row, j even: all about them that does not depend on the row. What is
+// read past the last one is anything.
+template <int Count>
+struct ListedEntries {
+  int64_t offset[Count];
+
+  RAD_DEVICE ListedEntries(const int64_t* index, const MatrixView& x, int64_t k, int64_t j) {
+#pragma unroll
+    for (int e = 0; e < Count; ++e) offset[e] = j + e < k ? index[j + e] * x.col_stride : 0;
   }
-};
-struct DrawnColumns {
-  Sampler sampler;
-  RAD_DEVICE void operator()(int64_t r, int64_t j, int64_t (&column)[2]) const {
-    const Words words = sampler.call(r, j >> 1);
-    column[0] = sampler.index(words, j);
-    column[1] = sampler.index(words, j + 1);
+  RAD_DEVICE bool wide() const { return false; }
+  template <bool Wide, class Item>
+  RAD_DEVICE void read(const Item* row, int64_t, Item (&value)[Count]) const {
+#pragma unroll
+    for (int e = 0; e < Count; ++e) value[e] = row[offset[e]];
   }
 };
 
-// Stored entries [j, j + Count) of a row, zero past the last; j is even.
-template <int Count, class Item, class Columns>
-RAD_DEVICE void read_columns(const Item* row, int64_t col_stride, int64_t r, int64_t j, int64_t k,
-                             const Columns& columns, Item (&value)[Count]) {
+// Drawn row by row. Strata are short, 10^6 at most, so columns are counted in 32 bits from the first entry's;
+// only a draw from all of 2^32 columns or more is wide.
+template <int Count>
+struct DrawnEntries {
+  Seed seed;
+  Role role;
+  int64_t pair, first, col_stride;
+  uint64_t columns;
+  uint32_t begin[Count], length[Count];
+
+  RAD_DEVICE DrawnEntries(const Sampler& s, const MatrixView& x, int64_t k, int64_t j)
+      : seed{s.key, s.salt},
+        role(s.role),
+        pair(j / 2),
+        first(0),
+        col_stride(x.col_stride),
+        columns(s.draw == Draw::kStratified ? 0 : s.strata.n) {
+    if (s.draw == Draw::kStratified && j < k) first = s.strata.begin(j);
 #pragma unroll
-  for (int e = 0; e < Count; e += 2) {
-    int64_t column[2] = {};
-    if (j + e < k) columns(r, j + e, column);
-    value[e] = j + e < k ? row[column[0] * col_stride] : Item{};
-    value[e + 1] = j + e + 1 < k ? row[column[1] * col_stride] : Item{};
+    for (int e = 0; e < Count; ++e) {
+      const bool own = columns == 0 && j + e < k;
+      begin[e] = own ? static_cast<uint32_t>(s.strata.begin(j + e) - first) : 0;
+      length[e] = static_cast<uint32_t>(own ? s.strata.length(j + e) : columns);
+    }
+  }
+  RAD_DEVICE bool wide() const { return columns >> 32 != 0; }
+
+  template <bool Wide, class Item>
+  RAD_DEVICE void read(const Item* row, int64_t r, Item (&value)[Count]) const {
+    const Item* from = row + first * col_stride;
+#pragma unroll
+    for (int e = 0; e < Count; e += 2) {
+      const Words words = random_words(seed, role, r, pair + e / 2);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const uint64_t word = word64(words, half);
+        if constexpr (Wide) {
+          value[e + half] = from[static_cast<int64_t>(mulhi64(word, columns)) * col_stride];
+        } else {
+          const uint32_t place = begin[e + half] + mulhi64_short<WideProduct>(word, length[e + half]);
+          value[e + half] = from[place * col_stride];
+        }
+      }
+    }
+  }
+};
+
+// A thread walks down the rows x.rows with one vector of stored entries: out [x.rows, k].
+template <bool Wide, class Item, class Entries>
+RAD_DEVICE void pack_down(const MatrixView& x, int64_t k, int64_t j, const Entries& entries, Item* out) {
+  constexpr int kCount = kPerVector<Item>;
+  const bool vector_store = k % kCount == 0;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
+#pragma unroll 1
+  for (int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; r < x.rows; r += step) {
+    Vector<Item, kCount> values;
+    entries.template read<Wide>(static_cast<const Item*>(x.data) + offset_of_row(x, r), r, values.item);
+    Item* to = out + r * k + j;
+    if (vector_store) {
+      *reinterpret_cast<Vector<Item, kCount>*>(to) = values;
+    } else {
+#pragma unroll
+      for (int e = 0; e < kCount; ++e)
+        if (j + e < k) to[e] = values.item[e];
+    }
   }
 }
 
-// out [x.rows, k]: each thread moves one vector of a row's stored entries.
-template <class Item, class Columns>
-RAD_DEVICE void pack_columns(const MatrixView& x, int64_t k, const Columns& columns, Item* out) {
+template <class Item, class Entries, class Source>
+RAD_DEVICE void pack_columns(const MatrixView& x, int64_t k, const Source& source, Item* out) {
   constexpr int kCount = kPerVector<Item>;
-  const bool vector_store = k % kCount == 0;
-  const int64_t row_step = static_cast<int64_t>(gridDim.x) * blockDim.y;
-  const int64_t col_step = static_cast<int64_t>(gridDim.y) * blockDim.x * kCount;
-  const int64_t first = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kCount;
-  for (int64_t r = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; r < x.rows; r += row_step) {
-    const Item* row = static_cast<const Item*>(x.data) + offset_of_row(x, r);
-    for (int64_t j = first; j < k; j += col_step) {
-      Vector<Item, kCount> values;
-      read_columns(row, x.col_stride, r, j, k, columns, values.item);
-      Item* to = out + r * k + j;
-      if (vector_store) {
-        *reinterpret_cast<Vector<Item, kCount>*>(to) = values;
-      } else {
-#pragma unroll
-        for (int e = 0; e < kCount; ++e)
-          if (j + e < k) to[e] = values.item[e];
-      }
-    }
+  const int64_t step = static_cast<int64_t>(gridDim.y) * blockDim.x * kCount;
+  for (int64_t j = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kCount; j < k; j += step) {
+    const Entries entries(source, x, k, j);
+    if (entries.wide())
+      pack_down<true>(x, k, j, entries, out);
+    else
+      pack_down<false>(x, k, j, entries, out);
   }
 }
 
@@ -94,20 +137,20 @@ template <class Item>
 __global__ void __launch_bounds__(kThreads, kResident)
     pack_same_kernel(MatrixView x, const int64_t* index, int64_t k, Item* out, TrailerWriter trailer) {
   trailer.write();
-  pack_columns<Item>(x, k, ListedColumns{index, k}, out);
+  pack_columns<Item, ListedEntries<kPerVector<Item>>>(x, k, index, out);
 }
 
 template <class Item>
 __global__ void __launch_bounds__(kThreads, kResident)
     pack_different_kernel(MatrixView x, Sampler plan, KeySource source, Item* out, TrailerWriter trailer) {
   trailer.write();
-  pack_columns<Item>(x, plan.k(), DrawnColumns{keyed(plan, source)}, out);
+  pack_columns<Item, DrawnEntries<kPerVector<Item>>>(x, plan.k(), keyed(plan, source), out);
 }
 
 // ---- codes ------------------------------------------------------------------------------------------------
 
-// Where the values to encode come from: octet `first` of a line, to be read up to `width`; all of it where
-// Whole, which a source may refuse (`wholes`).
+// Where the values to encode come from: at(tile, first, width) reads octet `first` of a tile's lines, which
+// end at `width`; all of it where Whole, which a source may refuse (`wholes`).
 template <class T>
 struct RowOctets {
   MatrixView x;
@@ -115,61 +158,77 @@ struct RowOctets {
   static constexpr int kLines = kAhead;  // in flight
   bool wholes;                           // rows have one stride and start at multiples of a vector's bytes
 
-  template <bool Whole>
-  RAD_DEVICE void read(int64_t tile, int64_t line, int64_t first, int64_t width, T (&value)[kOctet]) const {
-    const int64_t row = rows(tile, line), column = tile * kTileWidth + first;
-    const T* data = static_cast<const T*>(x.data);
-    if constexpr (Whole) {
-      load_whole(data + row * x.stride[2] + column, 0, value);
-    } else {
-      const T* from = data + offset_of_row(x, row) + column * x.col_stride;
+  struct Reader {
+    const RowOctets& from;
+    int64_t tile, first, width;
+    const T* column;  // of row 0
+
+    template <bool Whole>
+    RAD_DEVICE void read(int64_t line, T (&value)[kOctet]) const {
+      const int64_t row = from.rows(tile, line);
+      if constexpr (Whole) return load_whole(column + row * from.x.stride[2], 0, value);
+      const T* item = column + offset_of_row(from.x, row);
 #pragma unroll
-      for (int e = 0; e < kOctet; ++e) value[e] = first + e < width ? from[e * x.col_stride] : narrow<T>(0);
+      for (int e = 0; e < kOctet; ++e)
+        value[e] = first + e < width ? item[e * from.x.col_stride] : narrow<T>(0);
     }
+  };
+  RAD_DEVICE Reader at(int64_t tile, int64_t first, int64_t width) const {
+    const int64_t column = (tile * kTileWidth + first) * x.col_stride;
+    return {*this, tile, first, width, static_cast<const T*>(x.data) + column};
   }
 };
 
-template <class T, class Columns>
+template <class T, class Entries, class Source>
 struct ColumnOctets {
   MatrixView x;
-  Columns columns;
+  Source source;
   static constexpr int kLines = 1;
   static constexpr bool wholes = false;  // two copies of the sampler's code would spill
 
-  template <bool Whole>
-  RAD_DEVICE void read(int64_t, int64_t line, int64_t first, int64_t width, T (&value)[kOctet]) const {
-    const T* row = static_cast<const T*>(x.data) + offset_of_row(x, line);
-    read_columns(row, x.col_stride, line, first, Whole ? first + kOctet : width, columns, value);
+  struct Reader {
+    const MatrixView& x;
+    Entries entries;
+
+    template <bool Whole>
+    RAD_DEVICE void read(int64_t line, T (&value)[kOctet]) const {
+      const T* row = static_cast<const T*>(x.data) + offset_of_row(x, line);
+      if (entries.wide())
+        entries.template read<true>(row, line, value);
+      else
+        entries.template read<false>(row, line, value);
+    }
+  };
+  RAD_DEVICE Reader at(int64_t, int64_t first, int64_t width) const {
+    return {x, Entries(source, x, width, first)};
   }
 };
 
 // A thread walks down the lines with one octet, `Ahead` lines at a time.
-template <bool Whole, int Ahead, class T, class Octets>
-RAD_DEVICE void encode_down(const OctetPlace<T>& place, const Seed& seed, const Octets& octets, int64_t tile,
-                            int64_t lines, int64_t width) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y, first = place.octet * kOctet;
+template <bool Whole, int Ahead, class T, class Reader>
+RAD_DEVICE void encode_down(const OctetPlace<T>& place, const Seed& seed, const Reader& octets,
+                            int64_t lines) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
+  const auto encode = [&](int64_t line, const T(&item)[kOctet]) {
+    Accumulate<T> value[kOctet];
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e) value[e] = widen(item[e]);
+    encode_octet<Whole, true>(place, seed, line, value);
+  };
   int64_t line = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
 #pragma unroll 1
   for (; line + (Ahead - 1) * step < lines; line += Ahead * step) {
     T item[Ahead][kOctet];
 #pragma unroll
-    for (int a = 0; a < Ahead; ++a) octets.template read<Whole>(tile, line + a * step, first, width, item[a]);
+    for (int a = 0; a < Ahead; ++a) octets.template read<Whole>(line + a * step, item[a]);
 #pragma unroll
-    for (int a = 0; a < Ahead; ++a) {
-      Accumulate<T> value[kOctet];
-#pragma unroll
-      for (int e = 0; e < kOctet; ++e) value[e] = widen(item[a][e]);
-      encode_octet<Whole>(place, seed, line + a * step, value);
-    }
+    for (int a = 0; a < Ahead; ++a) encode(line + a * step, item[a]);
   }
   if constexpr (Ahead > 1) {
     for (; line < lines; line += step) {
       T item[kOctet];
-      octets.template read<Whole>(tile, line, first, width, item);
-      Accumulate<T> value[kOctet];
-#pragma unroll
-      for (int e = 0; e < kOctet; ++e) value[e] = widen(item[e]);
-      encode_octet<Whole>(place, seed, line, value);
+      octets.template read<Whole>(line, item);
+      encode(line, item);
     }
   }
 }
@@ -184,10 +243,11 @@ RAD_DEVICE void encode_lines(const SavedView& saved, const Seed& seed, const Oct
     // A team goes through the loops together, past the line's end too.
     for (int64_t first = start; first / kGroup * kGroup < width; first += step) {
       const OctetPlace<T> place(saved, tile, first);
+      const auto reader = octets.at(tile, first, width);
       if (octets.wholes && place.whole_group(width))
-        encode_down<true, Octets::kLines>(place, seed, octets, tile, m.lines, width);
+        encode_down<true, Octets::kLines>(place, seed, reader, m.lines);
       else
-        encode_down<false, 1>(place, seed, octets, tile, m.lines, width);
+        encode_down<false, 1>(place, seed, reader, m.lines);
     }
   }
 }
@@ -204,7 +264,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
     encode_same_kernel(SavedView saved, KeySource source, MatrixView x, const int64_t* index,
                        TrailerWriter trailer) {
   trailer.write();
-  encode_lines<T>(saved, source.seed(), ColumnOctets<T, ListedColumns>{x, {index, saved.layout.width}});
+  encode_lines<T>(saved, source.seed(), ColumnOctets<T, ListedEntries<kOctet>, const int64_t*>{x, index});
 }
 
 template <class T>
@@ -212,7 +272,8 @@ __global__ void __launch_bounds__(kThreads, 1)  // fp64 needs all registers
     encode_different_kernel(SavedView saved, KeySource source, MatrixView x, Sampler plan,
                             TrailerWriter trailer) {
   trailer.write();
-  encode_lines<T>(saved, source.seed(), ColumnOctets<T, DrawnColumns>{x, {keyed(plan, source)}});
+  encode_lines<T>(saved, source.seed(),
+                  ColumnOctets<T, DrawnEntries<kOctet>, Sampler>{x, keyed(plan, source)});
 }
 
 // ---- launches ---------------------------------------------------------------------------------------------
@@ -264,7 +325,7 @@ int pack_columns(const Packing& p, const Sampler& plan) {
   return visit_item(m.item, [&](auto tag) {
     using Item = typename decltype(tag)::type;
     const int64_t vectors = (m.width + kPerVector<Item> - 1) / kPerVector<Item>;
-    const LaunchConfig config = over_matrix(m.lines, vectors, p.args.exec.stream);
+    const LaunchConfig config = over_lines(m.lines, vectors, 1, p.args.exec.stream);
     auto* out = static_cast<Item*>(p.args.saved);
     if (same) return launch(pack_same_kernel<Item>, config, p.args.x, p.index, m.width, out, p.trailer);
     return launch(pack_different_kernel<Item>, config, p.args.x, plan, p.source, out, p.trailer);

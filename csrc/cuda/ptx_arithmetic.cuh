@@ -18,6 +18,51 @@ RAD_DEVICE float add_toward_zero(float a, float b) {
 #endif
 }
 
+// a * b, rounded toward zero.
+RAD_DEVICE float multiply_toward_zero(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rz(a, b);
+#else
+  const double exact = static_cast<double>(a) * b;
+  const auto nearest = static_cast<float>(exact);
+  return fabs(static_cast<double>(nearest)) > fabs(exact) ? nextafterf(nearest, 0.0f) : nearest;
+#endif
+}
+
+// 1 / x, rounded correctly where x and its reciprocal are normal: what a division compiles to, without its
+// question whether they are.
+RAD_DEVICE float normal_reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+  float guess;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(guess) : "f"(x));
+  return __fmaf_rn(guess, -__fmaf_rn(x, guess, -1.0f), guess);
+#else
+  return 1.0f / x;
+#endif
+}
+
+// The lesser and the greater of two numbers; NaN where one is NaN.
+RAD_DEVICE float min_or_nan(float a, float b) {
+#ifdef __CUDA_ARCH__
+  float least;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(a), "f"(b));
+  return least;
+#else
+  return a < b || a != a ? a : b;
+#endif
+}
+RAD_DEVICE float max_or_nan(float a, float b) {
+#ifdef __CUDA_ARCH__
+  float greatest;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(greatest) : "f"(a), "f"(b));
+  return greatest;
+#else
+  return a > b || a != a ? a : b;
+#endif
+}
+RAD_DEVICE double min_or_nan(double a, double b) { return a < b || a != a ? a : b; }
+RAD_DEVICE double max_or_nan(double a, double b) { return a > b || a != a ? a : b; }
+
 // The value itself, unknown to the optimiser: a loop that branches on it is not cloned for each value.
 RAD_DEVICE int opaque(int value) {
 #ifdef __CUDA_ARCH__

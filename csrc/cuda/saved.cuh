@@ -8,13 +8,20 @@ namespace rad::cuda {
 
 constexpr int kTeam = kGroup / kOctet;
 
+inline float level_below(int bits) {
+  const float levels = static_cast<float>((1 << bits) - 1), level = 1 / levels;
+  return bits && static_cast<double>(level) * levels > 1 ? std::nextafter(level, 0.0f) : level;
+}
+
 struct SavedView {
   SavedLayout layout;
   char* data;
+  float level;  // the greatest number that is at most 1 / (2^bits - 1)
 
   SavedView(const SketchSpec& spec, DType dtype, int64_t rows, int64_t features, const void* saved)
       : layout(saved_layout(spec, dtype, rows, features)),
-        data(static_cast<char*>(const_cast<void*>(saved))) {}
+        data(static_cast<char*>(const_cast<void*>(saved))),
+        level(level_below(spec.bits)) {}
 
   template <class T>
   RAD_HD T* plane(int64_t offset) const {
@@ -38,6 +45,7 @@ struct OctetPlace {
   int64_t pitch, first_line, octet;
   int bits, count;  // how many of the values exist
   int bytes;        // of their codes to the line's end
+  float level;      // SavedView's
 
   // Whether the group has all its values: all its teams' threads agree.
   RAD_DEVICE bool whole_group(int64_t width) const { return (octet / kTeam + 1) * kGroup <= width; }
@@ -56,6 +64,7 @@ struct OctetPlace {
     bits = static_cast<int>(m.bits);
     count = static_cast<int>(left < 0 ? 0 : left < kOctet ? left : kOctet);
     bytes = static_cast<int>(pitch - at < kOctet ? pitch - at : kOctet);
+    level = saved.level;
   }
 
   RAD_DEVICE Words noise(const Seed& seed, int64_t line) const {
@@ -124,30 +133,42 @@ RAD_DEVICE Dither<Real> group_dither(const SavedView& saved, int64_t tile, int64
           static_cast<int>(m.bits)};
 }
 
-// Range of a team's values, of no meaning where one of them is not finite; false there.
+// Range of a team's values; false where one of them is not finite.
 template <class Real>
 RAD_DEVICE bool team_range(unsigned team, const Real (&value)[kOctet], Real& lo, Real& hi) {
-  Real poison = 0;
   lo = hi = value[0];
 #pragma unroll
-  for (int e = 0; e < kOctet; ++e) {
-    lo = min(lo, value[e]);
-    hi = max(hi, value[e]);
-    poison += product(value[e], Real(0));  // infinity and NaN make it NaN
+  for (int e = 1; e < kOctet; ++e) {
+    lo = min_or_nan(lo, value[e]);
+    hi = max_or_nan(hi, value[e]);
   }
 #pragma unroll
   for (int step = 1; step < kTeam; step *= 2) {
-    lo = min(lo, __shfl_xor_sync(team, lo, step));
-    hi = max(hi, __shfl_xor_sync(team, hi, step));
+    lo = min_or_nan(lo, __shfl_xor_sync(team, lo, step));
+    hi = max_or_nan(hi, __shfl_xor_sync(team, hi, step));
   }
   lo += Real(0);  // either zero becomes +0
   hi += Real(0);
-  return __all_sync(team, static_cast<int>(poison == 0)) != 0;
+  return product(hi - lo, Real(0)) == 0;
+}
+
+// Dither<Real>::step_for; NaN where lo or hi is no finite number.
+RAD_DEVICE float group_step(double lo, double hi, int bits, float) {
+  return Dither<double>::step_for(lo, hi, bits);
+}
+// Without its quotients. One that is not above range / levels, rounded up to bf16, is the step or the bf16
+// number before it; the latter times `levels`, which is exact, is less than the range.
+RAD_DEVICE float group_step(float lo, float hi, int bits, float level) {
+  const float range = hi - lo;
+  float step = step_up_to_bf16(multiply_toward_zero(range, level));
+  if (range > product(step, static_cast<float>((1 << bits) - 1)))
+    step = bits_float(float_bits(step) + 0x10000u);
+  return step;
 }
 
 // The team's group of one line -> codes, lo and step. Every thread of the team calls; values past the line's
-// end are anything. Whole: the group has all its values.
-template <bool Whole, class T, class Real>
+// end are anything. Whole: the group has all its values. Stored: they are numbers of type T.
+template <bool Whole, bool Stored, class T, class Real>
 RAD_DEVICE void encode_octet(const OctetPlace<T>& place, const Seed& seed, int64_t line,
                              Real (&value)[kOctet]) {
   const int lane = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x) % 32;
@@ -158,9 +179,9 @@ RAD_DEVICE void encode_octet(const OctetPlace<T>& place, const Seed& seed, int64
     for (int e = 0; e < kOctet; ++e) value[e] = e < place.count ? value[e] : filler;
   }
   Real lo, hi;
-  const bool finite = team_range(team, value, lo, hi);
-  if constexpr (std::is_same_v<T, bf16>) lo = down_to_bf16(lo);
-  const float step = finite ? Dither<Real>::step_for(lo, hi, place.bits) : bits_float(0x7FC00000u);
+  team_range(team, value, lo, hi);
+  if constexpr (std::is_same_v<T, bf16> && !Stored) lo = down_to_bf16(lo);
+  const float step = group_step(lo, hi, place.bits, place.level);
   const uint64_t codes = OctetDither<Real>(lo, step).encode(value, place.noise(seed, line), place.bits);
   place.template store_codes<Whole>(line, Whole ? codes : first_codes(codes, place.count, place.bits));
   if (place.octet % kTeam == 0) {
@@ -171,21 +192,26 @@ RAD_DEVICE void encode_octet(const OctetPlace<T>& place, const Seed& seed, int64
 template <class T, class Real = Accumulate<T>>
 RAD_DEVICE void encode_octet(const SavedView& saved, const Seed& seed, int64_t tile, int64_t line,
                              int64_t first, Real (&value)[kOctet]) {
-  encode_octet<false>(OctetPlace<T>(saved, tile, first), seed, line, value);
+  encode_octet<false, false>(OctetPlace<T>(saved, tile, first), seed, line, value);
 }
 
-// One line's values of a place as numbers; those past its end are anything.
-template <class T, class Real>
+// One line's values of a place as numbers; those past its end are anything. Nibbles: their codes have four
+// bits.
+template <bool Nibbles, class T, class Real>
 RAD_DEVICE void decode_octet(const OctetPlace<T>& place, const Seed& seed, int64_t line,
                              Real (&value)[kOctet]) {
   const float step = bits_float(static_cast<uint32_t>(place.step[line]) << 16);
   const OctetDither<Real> dither(static_cast<Real>(widen(place.lo[line])), step);
-  dither.decode(place.load_codes(line), place.noise(seed, line), place.bits, value);
+  if constexpr (Nibbles && std::is_same_v<Real, float>)
+    dither.decode_nibbles(*reinterpret_cast<const uint32_t*>(place.codes + line * place.pitch),
+                          place.noise(seed, line), value);
+  else
+    dither.decode(place.load_codes(line), place.noise(seed, line), place.bits, value);
 }
 template <class T, class Real = Accumulate<T>>
 RAD_DEVICE void decode_octet(const SavedView& saved, const Seed& seed, int64_t tile, int64_t line,
                              int64_t first, Real (&value)[kOctet]) {
-  decode_octet(OctetPlace<T>(saved, tile, first), seed, line, value);
+  decode_octet<false>(OctetPlace<T>(saved, tile, first), seed, line, value);
 }
 
 // Coded value `column`, whose noise is in `noise`.

@@ -1,7 +1,7 @@
 // coder.cuh against core/dither.h, and the arithmetic wrappers of ptx.cuh.
 #include <cmath>
 
-#include "cuda/coder.cuh"
+#include "cuda/saved.cuh"
 #include "device.h"
 
 using namespace rad;
@@ -31,6 +31,84 @@ TEST(ptx_arithmetic) {
   EXPECT(got[0] == 0x55441100u && got[1] == 0x55443322u && got[2] == 0x77003366u);
   const auto products = wide.get();
   for (uint64_t t = 0; t < 8; ++t) EXPECT(products[t] == (0xFFFFFFFFull - t) * 0xD2511F53ull);
+}
+
+__global__ void bounds(const float* x, const float* y, float* out) {
+  const int t = static_cast<int>(threadIdx.x);
+  out[4 * t] = multiply_toward_zero(x[t], y[t]);
+  out[4 * t + 1] = min_or_nan(x[t], y[t]);
+  out[4 * t + 2] = max_or_nan(x[t], y[t]);
+  out[4 * t + 3] = normal_reciprocal(x[t]);
+}
+
+TEST(ptx_bounds) {
+  constexpr float kTiny = 0x1p-149f, kBelowOne = 0x1.fffffep-1f;
+  const std::vector<float> x{3, -3, 0x1.555556p-2f, kTiny, 0x1p100f, INFINITY, NAN, 2};
+  const std::vector<float> y{0x1.555556p-2f, 0x1.555556p-2f, 3, 0.75f, 0x1p100f, 1, 5, NAN};
+  Device<float> dx(x), dy(y), out(4 * x.size());
+  launch(bounds, {dim3(1), dim3(8)}, static_cast<const float*>(dx.data()),
+         static_cast<const float*>(dy.data()), out.data());
+  const auto got = out.get();
+  const float products[] = {1, -1, 1, 0, 0x1.fffffep127f, INFINITY};
+  for (size_t t = 0; t < 6; ++t) {
+    EXPECT(got[4 * t] == products[t], t, got[4 * t]);
+    EXPECT(got[4 * t + 1] == std::fmin(x[t], y[t]) && got[4 * t + 2] == std::fmax(x[t], y[t]), t);
+  }
+  for (size_t t = 6; t < 8; ++t)
+    for (size_t i = 0; i < 3; ++i) EXPECT(std::isnan(got[4 * t + i]), t, i);
+  EXPECT(got[3] == 1.0f / 3 && got[7] == -1.0f / 3 && got[11] == 1 / x[2] && got[19] == 0x1p-100f);
+  EXPECT(multiply_toward_zero(kBelowOne, kBelowOne) == 0x1.fffffcp-1f);
+}
+
+__global__ void reciprocals(unsigned* wrong) {
+  unsigned count = 0;  // of all steps between the limits of OctetDither's divisor
+  for (int exponent = -75; exponent <= 70; ++exponent) {
+    const float x = ldexpf(1.0f + static_cast<float>(threadIdx.x) / 128, exponent);
+    count += normal_reciprocal(x) != 1.0f / x;
+  }
+  if (count) atomicAdd(wrong, count);
+}
+
+TEST(reciprocals_are_those_of_ieee) {
+  Device<unsigned> wrong(std::vector<unsigned>{0});
+  launch(reciprocals, {dim3(1), dim3(128)}, wrong.data());
+  EXPECT(wrong.get()[0] == 0);
+}
+
+// Steps of ranges of all sizes, of some next to a bf16 number times the levels, and of none that is finite.
+__global__ void wrong_steps(const float* range, int count, const float* level, const int* bits, int cases,
+                            unsigned* wrong) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x))
+    for (int c = 0; c < cases; ++c) {
+      const float lo = i % 3 ? 0.0f : -range[i] / 4, hi = lo + range[i];
+      const uint32_t got = float_bits(group_step(lo, hi, bits[c], level[c]));
+      if (got != float_bits(Dither<float>::step_for(lo, hi, bits[c]))) atomicAdd(wrong, 1u);
+    }
+}
+
+TEST(steps_are_those_of_the_dither) {
+  const std::vector<int> bits{1, 2, 3, 4, 8};
+  std::vector<float> level, ranges{0, INFINITY, NAN, 0x1.fffffep127f};
+  for (const int b : bits) {
+    level.push_back(level_below(b));
+    const double levels = (1 << b) - 1;
+    EXPECT(level.back() * levels <= 1 && std::nextafterf(level.back(), 2) * levels > 1, b);
+  }
+  testing::Random random(8);
+  for (int i = 0; i < (testing::large ? 200000 : 20000); ++i) {
+    const auto any = static_cast<uint32_t>(random.below(0x7F800000));
+    const float step = bits_float(any & 0x7FFF0000u), top = step * static_cast<float>((1 << bits[i % 5]) - 1);
+    for (const float range : {bits_float(any), bits_float(any % 0x400000), top, std::nextafterf(top, 0.0f),
+                              std::nextafterf(top, INFINITY)})
+      ranges.push_back(range);
+  }
+  Device<float> dr(ranges), dl(level);
+  Device<int> db(bits);
+  Device<unsigned> wrong(std::vector<unsigned>{0});
+  launch(wrong_steps, {dim3(1), dim3(64)}, static_cast<const float*>(dr.data()),
+         static_cast<int>(ranges.size()), static_cast<const float*>(dl.data()),
+         static_cast<const int*>(db.data()), static_cast<int>(bits.size()), wrong.data());
+  EXPECT(wrong.get()[0] == 0, wrong.get()[0], " of ", ranges.size());
 }
 
 // A block takes one significand of a step at one exponent; quotients from 1/2 to 256.
@@ -78,8 +156,11 @@ __global__ void both_ways(const Case* cases, const float* share, uint64_t* codes
     expected |= static_cast<uint64_t>(plain.encode(value[e], dither_noise(noise, e))) << (c.bits * e);
   }
   const uint64_t got = coder.encode(value, noise, c.bits);
-  coder.decode(got, noise, c.bits, decoded);
-  const auto place = static_cast<int>(blockIdx.x * blockDim.x) + t;
+  if (c.bits == 4 && blockIdx.y)
+    coder.decode_nibbles(static_cast<uint32_t>(got), noise, decoded);
+  else
+    coder.decode(got, noise, c.bits, decoded);
+  const auto place = static_cast<int>((blockIdx.y * gridDim.x + blockIdx.x) * blockDim.x) + t;
   codes[2 * place] = got;
   codes[2 * place + 1] = expected;
   for (int e = 0; e < kOctet; ++e) {
@@ -101,10 +182,10 @@ TEST(coder_has_the_codes_and_numbers_of_the_dither) {
   for (float& s : share) s = static_cast<float>(random.below(257)) / 256;
   Device<Case> dc(cases);
   Device<float> ds(share);
-  const size_t octets = cases.size() * kOctets;
+  const size_t octets = 2 * cases.size() * kOctets;  // the second time with the coder's way of four bits
   Device<uint64_t> codes(2 * octets);
   Device<float> numbers(2 * octets * kOctet);
-  launch(both_ways, {dim3(static_cast<unsigned>(cases.size())), dim3(kOctets)},
+  launch(both_ways, {dim3(static_cast<unsigned>(cases.size()), 2), dim3(kOctets)},
          static_cast<const Case*>(dc.data()), static_cast<const float*>(ds.data()), codes.data(),
          numbers.data());
   const auto c = codes.get();

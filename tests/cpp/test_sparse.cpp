@@ -63,6 +63,41 @@ TEST(sparse_pack) {
     }
 }
 
+// Rows of some 6e9 columns, of which only those are touched that a sample should have.
+TEST(sparse_pack_of_different_columns) {
+  constexpr int64_t kFeatures = (int64_t{3} << 31) + 70001, kLines = 2;
+  constexpr auto kBytes = static_cast<size_t>(kLines * kFeatures) * sizeof(uint16_t);
+  for (const Draw draw : kDraws) {
+    void* p =
+        mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) throw Failure("cannot reserve 24 GiB of addresses");
+    auto* x = static_cast<uint16_t*>(p);
+    const SketchSpec spec{1, 1000000, Sampling::kDifferent, draw, 0};
+    const ReferenceSampler sampler{spec, kKey, kSalt, kFeatures};
+    std::vector<uint16_t> want;
+    int64_t begin = 0, beyond = 0;
+    for (int64_t r = 0; r < kLines; ++r)
+      for (int64_t i = begin = 0; i < sampler.k(); begin += sampler.stratum_size(i++)) {
+        const uint64_t word = ReferenceSampler::word(sampler.call(2, r, i / 2), i % 2);
+        const int64_t column = draw == Draw::kStratified
+                                   ? begin + ReferenceSampler::scaled(word, sampler.stratum_size(i))
+                                   : ReferenceSampler::scaled(word, kFeatures);
+        beyond += column >> 31 != 0;
+        want.push_back(static_cast<uint16_t>((column * 40503 + r) >> 4));
+        x[r * kFeatures + column] = want.back();
+      }
+    EXPECT(beyond > sampler.k() / 2);
+    auto saved = fresh_saved(spec, DType::kBF16, kLines, kFeatures);
+    const MatrixView view{x, kLines, kFeatures, 1, {1, 1, kLines}, {0, 0, kFeatures}};
+    run_cuda<PackArgs>(cuda::pack_workspace, cuda::pack,
+                       {{}, spec, DType::kBF16, view, kFeatures, kSalt, saved.data(), nullptr});
+    std::vector<uint16_t> got(want.size());
+    std::memcpy(got.data(), saved.data(), got.size() * sizeof(uint16_t));
+    EXPECT_SAME(got, want);
+    munmap(p, kBytes);
+  }
+}
+
 // Images 16 GiB apart: rows of dy are counted beyond 2^31.
 TEST(sparse_conv_wgrad) {
   constexpr int64_t kPositions = 4, kItems = 8;  // channels and outputs

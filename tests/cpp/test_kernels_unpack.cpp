@@ -70,10 +70,11 @@ std::vector<double> definition(const SketchSpec& spec, DType dtype, int64_t rows
 
 // Unpacks on both sides; returns the device's.
 std::vector<char> unpacked(const SketchSpec& spec, DType dtype, int64_t rows, int64_t features,
-                           const Packed& saved) {
-  const size_t bytes = static_cast<size_t>(rows * features * item_size(dtype));
+                           const Packed& saved, size_t shift = 0) {
+  const size_t item = static_cast<size_t>(item_size(dtype)),
+               bytes = static_cast<size_t>(rows * features) * item;
   std::vector<char> cpu_out(bytes);
-  Device<char> out(bytes);
+  Device<char> out(bytes, shift * item);
   run_cpu<UnpackArgs>(cpu::unpack_workspace, cpu::unpack,
                       {{}, spec, dtype, rows, features, saved.host.data(), cpu_out.data(), nullptr});
   run_cuda<UnpackArgs>(cuda::unpack_workspace, cuda::unpack,
@@ -83,10 +84,10 @@ std::vector<char> unpacked(const SketchSpec& spec, DType dtype, int64_t rows, in
   return got;
 }
 
-void check_unpack(const SketchSpec& spec, DType dtype, int64_t rows, int64_t features) {
+void check_unpack(const SketchSpec& spec, DType dtype, int64_t rows, int64_t features, size_t shift = 0) {
   const Matrix x(dtype, Form::kContiguous, rows, features, 41);
   const Packed saved(spec, dtype, x);
-  const auto got = unpacked(spec, dtype, rows, features, saved);
+  const auto got = unpacked(spec, dtype, rows, features, saved, shift);
   const auto want = definition(spec, dtype, rows, features, saved.host);
   for (size_t i = 0; i < want.size(); ++i)
     EXPECT(get_item(dtype, got.data(), i) == want[i], describe(spec, dtype, rows, features), " element ", i);
@@ -112,6 +113,18 @@ TEST(unpack_odd_shapes) {
     check_unpack(c.spec(1, 1), DType::kBF16, 33, 20);
     check_unpack(c.spec(1, 4), DType::kF32, 4, 300);
     check_unpack(c.spec(1, 4), DType::kF32, 300, 4);
+  }
+}
+
+// Whole vectors, and rows that cannot have them; entries whose call or octet of noise began before a
+// thread's.
+TEST(unpack_vectors_and_unaligned_output) {
+  for (const Combination& c : kCombinations) {
+    if (c.sampling == Sampling::kProject) continue;
+    for (const DType dtype : {DType::kF32, DType::kBF16})
+      for (const size_t shift : {0, 1, 4})
+        for (const int bits : {0, 4}) check_unpack(c.spec(2, 5, bits), dtype, 9, 328, shift);
+    check_unpack(c.spec(4, 5, 8), DType::kBF16, 40, 264);
   }
 }
 

@@ -149,6 +149,22 @@ __global__ void __launch_bounds__(kThreads, kResident)
 
 // ---- codes ------------------------------------------------------------------------------------------------
 
+// A whole octet as numbers.
+template <class T>
+RAD_DEVICE void load_numbers(const T* from, Accumulate<T> (&value)[kOctet]) {
+  if constexpr (std::is_same_v<T, bf16>) {  // the upper halves of their numbers: two to a word
+    const auto words = *reinterpret_cast<const Vector<uint32_t, kOctet / 2>*>(from);
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e)
+      value[e] = bits_float(e % 2 ? words.item[e / 2] & 0xFFFF0000u : words.item[e / 2] << 16);
+  } else {
+    T item[kOctet];
+    load_whole(from, 0, item);
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e) value[e] = widen(item[e]);
+  }
+}
+
 // Where the values to encode come from: at(tile, first, width) reads octet `first` of a tile's lines, which
 // end at `width`; all of it where Whole, which a source may refuse (`wholes`).
 template <class T>
@@ -164,13 +180,12 @@ struct RowOctets {
     const T* column;  // of row 0
 
     template <bool Whole>
-    RAD_DEVICE void read(int64_t line, T (&value)[kOctet]) const {
+    RAD_DEVICE void read(int64_t line, Accumulate<T> (&value)[kOctet]) const {
       const int64_t row = from.rows(tile, line);
-      if constexpr (Whole) return load_whole(column + row * from.x.stride[2], 0, value);
+      if constexpr (Whole) return load_numbers(column + row * from.x.stride[2], value);
       const T* item = column + offset_of_row(from.x, row);
 #pragma unroll
-      for (int e = 0; e < kOctet; ++e)
-        value[e] = first + e < width ? item[e * from.x.col_stride] : narrow<T>(0);
+      for (int e = 0; e < kOctet; ++e) value[e] = first + e < width ? widen(item[e * from.x.col_stride]) : 0;
     }
   };
   RAD_DEVICE Reader at(int64_t tile, int64_t first, int64_t width) const {
@@ -191,12 +206,15 @@ struct ColumnOctets {
     Entries entries;
 
     template <bool Whole>
-    RAD_DEVICE void read(int64_t line, T (&value)[kOctet]) const {
+    RAD_DEVICE void read(int64_t line, Accumulate<T> (&value)[kOctet]) const {
       const T* row = static_cast<const T*>(x.data) + offset_of_row(x, line);
+      T item[kOctet];
       if (entries.wide())
-        entries.template read<true>(row, line, value);
+        entries.template read<true>(row, line, item);
       else
-        entries.template read<false>(row, line, value);
+        entries.template read<false>(row, line, item);
+#pragma unroll
+      for (int e = 0; e < kOctet; ++e) value[e] = widen(item[e]);
     }
   };
   RAD_DEVICE Reader at(int64_t, int64_t first, int64_t width) const {
@@ -205,30 +223,24 @@ struct ColumnOctets {
 };
 
 // A thread walks down the lines with one octet, `Ahead` lines at a time.
-template <bool Whole, int Ahead, class T, class Reader>
+template <bool Whole, int Ahead, int Bits, class T, class Reader>
 RAD_DEVICE void encode_down(const OctetPlace<T>& place, const Seed& seed, const Reader& octets,
                             int64_t lines) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
-  const auto encode = [&](int64_t line, const T(&item)[kOctet]) {
-    Accumulate<T> value[kOctet];
-#pragma unroll
-    for (int e = 0; e < kOctet; ++e) value[e] = widen(item[e]);
-    encode_octet<Whole, true>(place, seed, line, value);
-  };
   int64_t line = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
 #pragma unroll 1
   for (; line + (Ahead - 1) * step < lines; line += Ahead * step) {
-    T item[Ahead][kOctet];
+    Accumulate<T> value[Ahead][kOctet];
 #pragma unroll
-    for (int a = 0; a < Ahead; ++a) octets.template read<Whole>(line + a * step, item[a]);
+    for (int a = 0; a < Ahead; ++a) octets.template read<Whole>(line + a * step, value[a]);
 #pragma unroll
-    for (int a = 0; a < Ahead; ++a) encode(line + a * step, item[a]);
+    for (int a = 0; a < Ahead; ++a) encode_octet<Whole, true, Bits>(place, seed, line + a * step, value[a]);
   }
   if constexpr (Ahead > 1) {
     for (; line < lines; line += step) {
-      T item[kOctet];
-      octets.template read<Whole>(line, item);
-      encode(line, item);
+      Accumulate<T> value[kOctet];
+      octets.template read<Whole>(line, value);
+      encode_octet<Whole, true, Bits>(place, seed, line, value);
     }
   }
 }
@@ -244,10 +256,12 @@ RAD_DEVICE void encode_lines(const SavedView& saved, const Seed& seed, const Oct
     for (int64_t first = start; first / kGroup * kGroup < width; first += step) {
       const OctetPlace<T> place(saved, tile, first);
       const auto reader = octets.at(tile, first, width);
-      if (octets.wholes && place.whole_group(width))
-        encode_down<true, Octets::kLines>(place, seed, reader, m.lines);
+      if (!octets.wholes || !place.whole_group(width))
+        encode_down<false, 1, kAnyBits>(place, seed, reader, m.lines);
+      else if (place.bits == 4)
+        encode_down<true, Octets::kLines, 4>(place, seed, reader, m.lines);
       else
-        encode_down<false, 1>(place, seed, reader, m.lines);
+        encode_down<true, Octets::kLines, kAnyBits>(place, seed, reader, m.lines);
     }
   }
 }

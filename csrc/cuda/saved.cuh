@@ -72,11 +72,11 @@ struct OctetPlace {
   }
 
   // An octet's codes from the low end. The words of a line are written to their end and not beyond.
-  template <bool Whole>
+  template <bool Whole, int Bits>
   RAD_DEVICE void store_codes(int64_t line, uint64_t value) const {
     if (!Whole && bytes <= 0) return;
     char* to = codes + line * pitch;
-    switch (opaque(bits)) {
+    switch (Bits ? Bits : opaque(bits)) {
       case 8:
         reinterpret_cast<uint32_t*>(to)[0] = static_cast<uint32_t>(value);
         if (Whole || bytes > 4) reinterpret_cast<uint32_t*>(to)[1] = static_cast<uint32_t>(value >> 32);
@@ -167,8 +167,10 @@ RAD_DEVICE float group_step(float lo, float hi, int bits, float level) {
 }
 
 // The team's group of one line -> codes, lo and step. Every thread of the team calls; values past the line's
-// end are anything. Whole: the group has all its values. Stored: they are numbers of type T.
-template <bool Whole, bool Stored, class T, class Real>
+// end are anything. Whole: the group has all its values. Stored: they are numbers of type T. Bits: of a code,
+// or any.
+constexpr int kAnyBits = 0;
+template <bool Whole, bool Stored, int Bits, class T, class Real>
 RAD_DEVICE void encode_octet(const OctetPlace<T>& place, const Seed& seed, int64_t line,
                              Real (&value)[kOctet]) {
   const int lane = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x) % 32;
@@ -181,9 +183,10 @@ RAD_DEVICE void encode_octet(const OctetPlace<T>& place, const Seed& seed, int64
   Real lo, hi;
   team_range(team, value, lo, hi);
   if constexpr (std::is_same_v<T, bf16> && !Stored) lo = down_to_bf16(lo);
-  const float step = group_step(lo, hi, place.bits, place.level);
-  const uint64_t codes = OctetDither<Real>(lo, step).encode(value, place.noise(seed, line), place.bits);
-  place.template store_codes<Whole>(line, Whole ? codes : first_codes(codes, place.count, place.bits));
+  const int bits = Bits ? Bits : place.bits;
+  const float step = group_step(lo, hi, bits, place.level);
+  const uint64_t codes = OctetDither<Real>(lo, step).encode(value, place.noise(seed, line), bits);
+  place.template store_codes<Whole, Bits>(line, Whole ? codes : first_codes(codes, place.count, bits));
   if (place.octet % kTeam == 0) {
     place.lo[line] = narrow<T>(static_cast<Accumulate<T>>(Dither<Real>::stored_lo(lo, step)));
     place.step[line] = static_cast<uint16_t>(float_bits(step) >> 16);
@@ -192,7 +195,7 @@ RAD_DEVICE void encode_octet(const OctetPlace<T>& place, const Seed& seed, int64
 template <class T, class Real = Accumulate<T>>
 RAD_DEVICE void encode_octet(const SavedView& saved, const Seed& seed, int64_t tile, int64_t line,
                              int64_t first, Real (&value)[kOctet]) {
-  encode_octet<false, false>(OctetPlace<T>(saved, tile, first), seed, line, value);
+  encode_octet<false, false, kAnyBits>(OctetPlace<T>(saved, tile, first), seed, line, value);
 }
 
 // One line's values of a place as numbers; those past its end are anything. Nibbles: their codes have four

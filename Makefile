@@ -108,8 +108,13 @@ simt: $(ENVIRONMENT)  ## C++ tests: every kernel executed on the host, with race
 ##@ CUDA without a GPU, older torch
 
 .PHONY: archs
-archs: $(ENVIRONMENT)  ## Compile the kernels for every architecture; fails on a spill or over an instruction budget
+archs: $(ENVIRONMENT)  ## Compile the kernels for every architecture; fails on spills, other registers, dearer loops
 	$(MAKE) --no-print-directory -f tools/archs.mk -j$(JOBS) PYTHON=$(PY) $(if $(ARCHS),ARCHS="$(ARCHS)")
+
+.PHONY: resources
+resources: build  ## Record what archs finds, for all architectures, in docs/resources.md and tools/sass_budget.json
+	$(MAKE) --no-print-directory -f tools/archs.mk -j$(JOBS) PYTHON=$(PY) WRITE=--write
+	$(PY) tools/readme_tables.py
 
 .PHONY: cross
 cross: $(ENVIRONMENT)  ## Build the CUDA backend even if torch is CPU-only, import it and check the binary

@@ -40,7 +40,7 @@ def test_broken_parts_are_refused(tool, tmp_path):
         tool.filled("<!-- table:demo -->\n| old |\n", tmp_path)
     with pytest.raises(
         ValueError,
-        match=r"must be one of table, notes, .*, curves, findings, table1, fair, .*, goals, got 'plot'",
+        match=r"must be one of table, notes, .*, curves, findings, table1, .*, goals, slots, got 'plot'",
     ):
         tool.filled("<!-- plot:demo -->\n<!-- end -->\n", tmp_path)
     with pytest.raises(FileNotFoundError, match="unknown"):

@@ -1,5 +1,5 @@
 # Compiles csrc/cuda/*.cu for each of ARCHS with nvcc, which needs no GPU, and reports what each kernel uses;
-# of sm_90a also what the loops of the memory-bound ones cost (tools/sass_budget.py).
+# of sm_90a also what the loops of the memory-bound ones cost (tools/sass_budget.py). WRITE=--write records it.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -22,7 +22,8 @@ report:
 else
 report: $(LOGS)
 	@$(PYTHON) tools/kernel_resources.py $(LOGS)
-	$(if $(filter 90a,$(ARCHS)),@$(PYTHON) tools/sass_budget.py $(OUT)/sm_90a)
+	$(if $(filter 90a,$(ARCHS)),@$(PYTHON) tools/sass_budget.py $(OUT)/sm_90a $(WRITE))
+	@$(PYTHON) tools/kernel_table.py $(NVCC) $(LOGS) $(WRITE)
 endif
 
 # nvcc writes ptxas' findings to stderr, where the reader of a failed compilation wants them too.

@@ -7,9 +7,10 @@ A generated part stands between <!-- KIND:NAME --> and <!-- end -->, made from d
 table, notes or comparisons of a file of the demo, table1 of one by `reproduce table1 --json`, curves or
 findings of one by `reproduce fc`, `cnn` or `rnn`, fair or fairnotes of one by `reproduce fair`, retained or
 layers of one by examples/retained_bytes.py, profile of one by `profile --json`, cost of one by
-examples/profile_cost.py, pde or graph of one by those of `reproduce`, or plan or budget of one by
-examples/budget.py. <!-- goals:NAME --> is made from
-the newest benchmarks/results/*-NAME.json, and stands empty without one.
+examples/profile_cost.py, pde or graph of one by those of `reproduce`, plan or budget of one by
+examples/budget.py, or resources of one by `make resources`. <!-- goals:NAME --> is made from
+the newest benchmarks/results/*-NAME.json, and stands empty without one; <!-- slots:NAME --> from
+tools/NAME.json.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+import kernel_table  # noqa: E402
+import sass_budget  # noqa: E402
 
 from rad_kernels.bench import goals  # noqa: E402
 from rad_kernels.bench.result import Report  # noqa: E402
@@ -48,13 +52,17 @@ def markdown_table(content: dict[str, Any]) -> str:
     return "\n".join(f"| {line} |" for line in lines) + f"\n\n{measured}\n"
 
 
-def measured_table(lines: list[tuple[str, ...]], content: dict[str, Any]) -> str:
-    """A table whose first column is text, and under it when it was measured."""
+def ruled_table(lines: list[tuple[str, ...]]) -> str:
+    """A table whose first column is text."""
     header, *body = lines
     ruled = [header, ("---", *["--:"] * (len(header) - 1)), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in ruled) + "\n"
+
+
+def measured_table(lines: list[tuple[str, ...]], content: dict[str, Any]) -> str:
+    """A table whose first column is text, and under it when it was measured."""
     where = content["environment"]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in ruled)
-    return f"{text}\n\nMeasured on {where['date']} with torch {where['torch']}.\n"
+    return f"{ruled_table(lines)}\nMeasured on {where['date']} with torch {where['torch']}.\n"
 
 
 def retained_lines(content: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -136,6 +144,22 @@ def goals_table(name: str, benchmarks: Path) -> str:
     )
 
 
+def resources_table(content: dict[str, Any]) -> str:
+    return f"{ruled_table(kernel_table.table_lines(content))}\nReported by ptxas of nvcc {content['nvcc']}.\n"
+
+
+def slots_table(rows: list[dict[str, Any]]) -> str:
+    """What an element costs in the hot loop, and what memory allows in the time of its bytes."""
+    header = ("file: kernel", "bytes", "slots", "slots that memory allows", "bound by")
+    lines: list[tuple[str, ...]] = [header]
+    for row in rows:
+        allowed = row["bytes"] * sass_budget.SLOTS_PER_BYTE
+        name = f"`{row['file']}: {row['kernel'].replace('__nv_bfloat16', 'bf16').replace('__half', 'fp16')}`"
+        bound = "memory" if row["slots"] <= allowed else "instructions"
+        lines.append((name, f"{row['bytes']:g}", f"{row['slots']:g}", f"{allowed:.1f}", bound))
+    return ruled_table(lines)
+
+
 def budget_lines(content: dict[str, Any]) -> list[tuple[str, ...]]:
     """Method; bytes; share of the exact bytes; final loss with its standard deviation over seeds."""
     whole = content["config"]["exact_bytes"]
@@ -172,6 +196,7 @@ RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "graph": lambda content: measured_table(graph.table(content), content),
     "plan": lambda content: f"```text\n{content['table']}\n```\n",
     "budget": budget_table,
+    "resources": resources_table,
     "curves": lambda content: measured_table(findings.table(content), content) + load_of(content),
     "findings": lambda content: markdown_list(findings.sentences(content)),
     "table1": lambda content: measured_table(table1.table(content), content),
@@ -193,8 +218,11 @@ def filled(page: str, results: Path, benchmarks: Path = ROOT / "benchmarks" / "r
     def render(found: re.Match[str]) -> str:
         if found[2] == "goals":
             return found[1] + goals_table(found[3], benchmarks) + found[4]
+        if found[2] == "slots":
+            rows = json.loads((ROOT / "tools" / f"{found[3]}.json").read_text(encoding="utf-8"))
+            return found[1] + slots_table(rows) + found[4]
         if found[2] not in RENDERERS:
-            kinds = ", ".join((*RENDERERS, "goals"))
+            kinds = ", ".join((*RENDERERS, "goals", "slots"))
             raise ValueError(f"a generated part must be one of {kinds}, got {found[2]!r}")
         content = json.loads((results / f"{found[3]}.json").read_text(encoding="utf-8"))
         return found[1] + RENDERERS[found[2]](content) + found[4]

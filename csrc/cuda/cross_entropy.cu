@@ -41,33 +41,21 @@ struct BackwardParams {
   int bits;
   bool vectors;
 
+  // What all classes of a place share; no class is its target where there is none.
+  struct Place {
+    Accumulate<T> scale, level, hit;
+    int64_t target;
+  };
+  RAD_DEVICE Place at(int64_t place) const {
+    return {scale[place], level ? level[place] : Accumulate<T>(0), target ? hit[place] : Accumulate<T>(0),
+            target ? target[place] : -1};
+  }
   // scale p - level weight - hit of class c at that place.
-  RAD_DEVICE Accumulate<T> gradient(int64_t place, int64_t c, Accumulate<T> p) const {
-    Accumulate<T> dx = product(scale[place], p);
-    if (level) dx -= class_weight ? product(level[place], class_weight[c]) : level[place];
-    if (target && target[place] == c) dx -= hit[place];
+  RAD_DEVICE Accumulate<T> gradient(const Place& place, int64_t c, Accumulate<T> p) const {
+    Accumulate<T> dx = product(place.scale, p);
+    if (level) dx -= class_weight ? product(place.level, class_weight[c]) : place.level;
+    if (place.target == c) dx -= place.hit;
     return dx;
-  }
-};
-
-// Where element i stands, followed from one element to the next without a division: places are those of
-// [outer, inner], classes lie between.
-struct ClassPlace {
-  int64_t outer, c, within, classes, inner;
-
-  RAD_DEVICE ClassPlace(int64_t i, int64_t classes_, int64_t inner_) : classes(classes_), inner(inner_) {
-    const int64_t line = inner == 1 ? i : i / inner;
-    within = i - line * inner;
-    outer = line / classes;
-    c = line - outer * classes;
-  }
-  RAD_DEVICE int64_t place() const { return outer * inner + within; }
-  RAD_DEVICE void next() {
-    if (++within < inner) return;
-    within = 0;
-    if (++c < classes) return;
-    c = 0;
-    ++outer;
   }
 };
 
@@ -84,10 +72,13 @@ __global__ void __launch_bounds__(kThreads, kResident)
     Real p[kOctet];
     OctetDither<Real>(0, bits_float(size)).decode(load_octet_codes(m.codes, o, m.bits), noise, m.bits, p);
     T item[kOctet];
-    ClassPlace at(first, m.classes, m.inner);
+    AxisPlace at(first, m.classes, m.inner);
+    auto place = m.at(at.outer * m.inner + at.within);
 #pragma unroll
     for (int e = 0; e < kOctet; ++e) {
-      if (first + e < m.n) item[e] = narrow<T>(m.gradient(at.place(), at.c, p[e]));
+      if (first + e >= m.n) break;
+      if (e > 0 && (m.inner > 1 || at.at == 0)) place = m.at(at.outer * m.inner + at.within);
+      item[e] = narrow<T>(m.gradient(place, at.at, p[e]));
       at.next();
     }
     store_octet(m.dx, first, m.n, m.vectors, item);

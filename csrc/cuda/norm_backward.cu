@@ -1,10 +1,12 @@
+#include <algorithm>
+
 #include "cuda/norm.cuh"
 
 namespace rad::cuda {
 namespace {
 
-constexpr int kColumns = 32, kRows = kThreads / kColumns;  // of a block that sums columns
-constexpr int64_t kSlices = 32;                            // of rows, summed apart
+constexpr int kOctets = 8, kColumns = kOctets * kOctet, kRows = kThreads / kOctets;  // that sum columns
+constexpr int64_t kBlocks = 132 * 4, kSlices = 128;  // blocks that sum parameters, slices at most
 
 template <class T>
 struct NormBackwardParams {
@@ -16,15 +18,24 @@ struct NormBackwardParams {
   const Real *rstd, *weight;
   T* dx;
   Real* parts;  // [slices, 2, params]: sums of dy x_hat, then of dy
+  bool vectors;
 
-  RAD_DEVICE Real weighted(int64_t i) const {
-    const Real dy_i = widen(dy[i]);
-    return weight ? dy_i * weight[norm_param(shape, i)] : dy_i;
+  // dy of a line, from `first` on.
+  RAD_DEVICE void load(int64_t line, int64_t first, Real (&value)[kOctet]) const {
+    const int64_t width = norm_width(shape);
+    load_numbers(dy + line * width, first, width, vectors, value);
   }
-  // The normalised value of element i.
-  RAD_DEVICE Real value(const Seed& seed, int64_t i) const {
-    const int64_t line = shape.by_channel ? 0 : i / shape.set;
-    return stored_value<bf16, Real>(saved, seed, 0, line, i - line * shape.set);
+  // The same of a set, times the weights.
+  RAD_DEVICE void load_weighted(int64_t line, int64_t first, Real (&value)[kOctet]) const {
+    load(line, first, value);
+    if (!weight) return;
+    const bool from_start = shape.set == shape.params * shape.inner;  // each set has all parameters
+    AxisPlace param(from_start ? first : line * shape.set + first, shape.params, shape.inner);
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e) {
+      value[e] *= weight[param.at];
+      param.next();
+    }
   }
 };
 
@@ -45,29 +56,28 @@ __global__ void __launch_bounds__(kThreads, kResident) norm_sets_grad_kernel(Nor
   for (int64_t line = blockIdx.x; line < lines; line += gridDim.x) {
     Real sum = 0, sum_q = 0;
     for (int64_t first = threadIdx.x * kOctet; first < set; first += kThreads * kOctet) {
-      Real q[kOctet];
+      Real q[kOctet], a[kOctet];
       decode_octet<bf16>(p.saved, seed, 0, line, first, q);
+      p.load_weighted(line, first, a);
 #pragma unroll
       for (int e = 0; e < kOctet; ++e) {
         if (first + e >= set) continue;
-        const Real a = p.weighted(line * set + first + e);
-        sum += a;
-        sum_q += a * q[e];
+        sum += a[e];
+        sum_q += a[e] * q[e];
       }
     }
     const Real mean = p.centred ? block_sum(lanes, sum) / static_cast<Real>(set) : Real(0);
     const Real mean_q = block_sum(lanes, sum_q) / static_cast<Real>(set), rstd = p.rstd[line];
     for (int64_t first = threadIdx.x * kOctet; first < set; first += kThreads * kOctet) {
-      Real q[kOctet];
+      Real q[kOctet], a[kOctet];
       decode_octet<bf16>(p.saved, seed, 0, line, first, q);
+      p.load_weighted(line, first, a);
       const Real noise = excess<Real>(p.saved, line, first, set);
+      T item[kOctet];
 #pragma unroll
-      for (int e = 0; e < kOctet; ++e) {
-        const int64_t i = line * set + first + e;
-        if (first + e >= set) continue;
-        const Real a = p.weighted(i);
-        p.dx[i] = narrow<T>(rstd * (a - mean - q[e] * mean_q + a * noise));
-      }
+      for (int e = 0; e < kOctet; ++e)
+        item[e] = narrow<T>(rstd * (a[e] - mean - q[e] * mean_q + a[e] * noise));
+      store_octet(p.dx + line * set, first, set, p.vectors, item);
     }
   }
 }
@@ -81,23 +91,33 @@ __global__ void __launch_bounds__(kThreads, kResident) norm_channels_grad_kernel
   const Real each = 1 / static_cast<Real>(p.shape.set);
   for (int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kOctet; first < n;
        first += step) {
-    Real q[kOctet];
+    Real q[kOctet], dy[kOctet];
     decode_octet<bf16>(p.saved, seed, 0, 0, first, q);
+    p.load(0, first, dy);
     const Real noise = excess<Real>(p.saved, 0, first, p.shape.set);
+    AxisPlace channel(first, p.shape.params, p.shape.inner);
+    Real scale = 0, mean_q = 0, mean = 0;
+    T item[kOctet];
 #pragma unroll
     for (int e = 0; e < kOctet; ++e) {
-      const int64_t i = first + e;
-      if (i >= n) continue;
-      const int64_t c = norm_param(p.shape, i);
-      const Real dy = widen(p.dy[i]), scale = p.rstd[c] * (p.weight ? p.weight[c] : Real(1));
-      const Real mean_q = p.parts[c] * each, mean = p.parts[p.shape.params + c] * each;
-      p.dx[i] = narrow<T>(scale * (dy - mean - q[e] * mean_q + dy * noise));
+      if (e == 0 || channel.within == 0) {
+        const int64_t c = channel.at;
+        scale = p.rstd[c] * (p.weight ? p.weight[c] : Real(1));
+        mean_q = p.parts[c] * each, mean = p.parts[p.shape.params + c] * each;
+      }
+      item[e] = narrow<T>(scale * (dy[e] - mean - q[e] * mean_q + dy[e] * noise));
+      channel.next();
     }
+    store_octet(p.dx, first, n, p.vectors, item);
   }
 }
 
-// inner = 1: elements are a matrix [n / params, params] and a parameter is a column. A block sums kColumns
-// of them over a slice of the rows.
+// Whether elements are a matrix [n / params, params] of whole octets, a parameter a column.
+RAD_HD bool in_columns(const NormShape& s) {
+  return s.inner == 1 && (s.by_channel ? s.params % kOctet == 0 : s.set == s.params);
+}
+
+// A block sums kColumns columns over a slice of the rows, a thread an octet of them.
 template <class T>
 __global__ void __launch_bounds__(kThreads, kResident) norm_columns_kernel(NormBackwardParams<T> p) {
   using Real = Accumulate<T>;
@@ -105,41 +125,75 @@ __global__ void __launch_bounds__(kThreads, kResident) norm_columns_kernel(NormB
   const Seed seed = p.saved.key().seed();
   const int64_t params = p.shape.params, rows = p.shape.n / params;
   const int64_t begin = rows * blockIdx.y / gridDim.y, end = rows * (blockIdx.y + 1) / gridDim.y;
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x;
-  Real sum = 0, sum_q = 0;
-  for (int64_t r = begin + threadIdx.y; c < params && r < end; r += kRows) {
-    const Real dy = widen(p.dy[r * params + c]);
-    sum += dy;
-    sum_q += dy * p.value(seed, r * params + c);
+  const int64_t first = (static_cast<int64_t>(blockIdx.x) * kOctets + threadIdx.x) * kOctet;
+  Real sum[kOctet] = {}, sum_q[kOctet] = {};
+  for (int64_t r = begin + threadIdx.y; first < params && r < end; r += kRows) {
+    const int64_t line = p.shape.by_channel ? 0 : r, at = p.shape.by_channel ? r * params + first : first;
+    Real q[kOctet], dy[kOctet];
+    decode_octet<bf16>(p.saved, seed, 0, line, at, q);
+    p.load(line, at, dy);
+#pragma unroll
+    for (int e = 0; e < kOctet; ++e) {
+      sum[e] += dy[e];
+      sum_q[e] += dy[e] * q[e];
+    }
   }
-  sums[0][threadIdx.y][threadIdx.x] = sum_q;
-  sums[1][threadIdx.y][threadIdx.x] = sum;
+#pragma unroll
+  for (int e = 0; e < kOctet; ++e) {
+    sums[0][threadIdx.y][threadIdx.x * kOctet + e] = sum_q[e];
+    sums[1][threadIdx.y][threadIdx.x * kOctet + e] = sum[e];
+  }
   __syncthreads();
-  if (threadIdx.y >= 2 || c >= params) return;
+  const unsigned thread = threadIdx.y * kOctets + threadIdx.x, kind = thread / kColumns;
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kColumns + thread % kColumns;
+  if (kind >= 2 || column >= params) return;
   Real total = 0;
-  for (int r = 0; r < kRows; ++r) total += sums[threadIdx.y][r][threadIdx.x];
-  p.parts[(blockIdx.y * 2 + threadIdx.y) * params + c] = total;
+  for (int r = 0; r < kRows; ++r) total += sums[kind][r][thread % kColumns];
+  p.parts[(static_cast<int64_t>(blockIdx.y) * 2 + kind) * params + column] = total;
 }
 
-// inner > 1: a block for each parameter.
+// Octets that a plane of `inner` values can meet.
+RAD_HD int64_t octets_met(int64_t inner) {
+  return inner % kOctet == 0 ? inner / kOctet : (inner + 2 * (kOctet - 1)) / kOctet;
+}
+
+// Any order of elements: a block for each parameter, and each slice of its planes.
 template <class T>
 __global__ void __launch_bounds__(kThreads, kResident) norm_planes_kernel(NormBackwardParams<T> p) {
   using Real = Accumulate<T>;
   CUDA_SHARED(Real[kThreads], lanes);
   const Seed seed = p.saved.key().seed();
-  const int64_t params = p.shape.params, inner = p.shape.inner, count = p.shape.n / params;
+  const int64_t params = p.shape.params, inner = p.shape.inner, width = norm_width(p.shape);
+  const int64_t octets = octets_met(inner), all = p.shape.n / (params * inner) * octets;
+  const int64_t begin = all * blockIdx.y / gridDim.y, end = all * (blockIdx.y + 1) / gridDim.y;
   for (int64_t c = blockIdx.x; c < params; c += gridDim.x) {
     Real sum = 0, sum_q = 0;
-    for (int64_t j = threadIdx.x; j < count; j += kThreads) {
-      const int64_t i = (j / inner * params + c) * inner + j % inner;
-      const Real dy = widen(p.dy[i]);
-      sum += dy;
-      sum_q += dy * p.value(seed, i);
+    int64_t j = begin + threadIdx.x, plane = quotient(j, octets), octet = j - plane * octets;
+    const int64_t planes_on = kThreads / octets, octets_on = kThreads - planes_on * octets;
+    for (; j < end; j += kThreads) {
+      const int64_t from = (plane * params + c) * inner;
+      const int64_t line = p.shape.by_channel ? 0 : quotient(from, width);
+      const int64_t begins = from - line * width, first = (begins / kOctet + octet) * kOctet;
+      if (first < begins + inner) {
+        Real q[kOctet], dy[kOctet];
+        decode_octet<bf16>(p.saved, seed, 0, line, first, q);
+        p.load(line, first, dy);
+#pragma unroll
+        for (int e = 0; e < kOctet; ++e) {
+          if (first + e < begins || first + e >= begins + inner) continue;
+          sum += dy[e];
+          sum_q += dy[e] * q[e];
+        }
+      }
+      plane += planes_on;
+      octet += octets_on;
+      if (octet >= octets) octet -= octets, ++plane;
     }
     const Real total_q = block_sum(lanes, sum_q), total = block_sum(lanes, sum);
     if (threadIdx.x > 0) continue;
-    p.parts[c] = total_q;
-    p.parts[params + c] = total;
+    Real* part = p.parts + static_cast<int64_t>(blockIdx.y) * 2 * params;
+    part[c] = total_q;
+    part[params + c] = total;
   }
 }
 
@@ -156,9 +210,14 @@ __global__ void __launch_bounds__(kThreads, kResident)
   }
 }
 
+// So many that the GPU has work, whatever GPU it is: results do not depend on it.
 int64_t slices_of(const NormShape& s) {
-  const int64_t rows = s.n / s.params;
-  return s.inner > 1 ? 1 : rows < kSlices ? rows : kSlices;
+  const bool columns = in_columns(s);
+  const int64_t planes = s.n / (s.params * s.inner);
+  const int64_t blocks = columns ? (s.params + kColumns - 1) / kColumns : s.params;
+  const int64_t steps = columns ? planes / kRows : planes * octets_met(s.inner) / kThreads;
+  const int64_t wanted = std::min(kBlocks / blocks, kSlices);
+  return std::max<int64_t>(1, std::min(steps, wanted));
 }
 
 template <class T>
@@ -166,14 +225,11 @@ int sum_params(const NormBackwardArgs& args, const NormBackwardParams<T>& p) {
   using Real = Accumulate<T>;
   const int64_t params = args.shape.params, slices = slices_of(args.shape);
   void* stream = args.exec.stream;
-  const int status =
-      args.shape.inner > 1
-          ? launch(norm_planes_kernel<T>,
-                   LaunchConfig{dim3(blocks_for(params, 1)), dim3(kThreads), 0, stream}, p)
-          : launch(norm_columns_kernel<T>,
-                   LaunchConfig{dim3(blocks_for(params, kColumns), static_cast<unsigned>(slices)),
-                                dim3(kColumns, kRows), 0, stream},
-                   p);
+  const auto tall = static_cast<unsigned>(slices);
+  const LaunchConfig columns{dim3(blocks_for(params, kColumns), tall), dim3(kOctets, kRows), 0, stream};
+  const LaunchConfig planes{dim3(blocks_for(params, 1), tall), dim3(kThreads), 0, stream};
+  const int status = in_columns(args.shape) ? launch(norm_columns_kernel<T>, columns, p)
+                                            : launch(norm_planes_kernel<T>, planes, p);
   if (status != 0) return status;
   return launch(norm_slices_kernel<Real>, over_items(2 * params, stream), p.parts, params, slices,
                 static_cast<Real*>(args.weight_grad), static_cast<Real*>(args.bias_grad));
@@ -198,7 +254,9 @@ int norm_backward(const NormBackwardArgs& args) {
                                        static_cast<const Real*>(args.rstd),
                                        static_cast<const Real*>(args.weight),
                                        static_cast<T*>(args.dx),
-                                       static_cast<Real*>(args.workspace)};
+                                       static_cast<Real*>(args.workspace),
+                                       lines_aligned(args.shape, static_cast<const T*>(args.dy)) &&
+                                           lines_aligned(args.shape, static_cast<const T*>(args.dx))};
     if (args.weight_grad || args.shape.by_channel) {
       const int status = sum_params(args, params);
       if (status != 0) return status;

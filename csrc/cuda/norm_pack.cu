@@ -13,6 +13,7 @@ struct NormPackParams {
   const Real* mean;
   Real* rstd;
   SavedView saved;
+  bool vectors;
 };
 
 RAD_DEVICE float root(float v) { return sqrtf(v); }
@@ -44,9 +45,9 @@ __global__ void __launch_bounds__(kThreads, kResident)
     const int64_t end = octets_of(set) * kOctet;
     for (int64_t first = threadIdx.x * kOctet; first < end; first += kThreads * kOctet) {
       Real value[kOctet];
+      load_numbers(x, first, set, p.vectors, value);
 #pragma unroll
-      for (int e = 0; e < kOctet; ++e)
-        value[e] = first + e < set ? product(widen(x[first + e]) - mean, rstd) : Real(0);
+      for (int e = 0; e < kOctet; ++e) value[e] = product(value[e] - mean, rstd);
       encode_octet<bf16>(p.saved, seed, 0, line, first, value);
     }
   }
@@ -63,11 +64,14 @@ __global__ void __launch_bounds__(kThreads, kResident)
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * kOctet;
   for (int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kOctet; first < end;
        first += step) {
-    Real value[kOctet];
+    Real value[kOctet], mean = 0, rstd = 0;
+    load_numbers(p.x, first, n, p.vectors, value);
+    AxisPlace channel(first, p.shape.params, p.shape.inner);
 #pragma unroll
     for (int e = 0; e < kOctet; ++e) {
-      const int64_t i = first + e < n ? first + e : n - 1, c = norm_param(p.shape, i);
-      value[e] = product(widen(p.x[i]) - p.mean[c], p.rstd[c]);
+      if (e == 0 || channel.within == 0) mean = p.mean[channel.at], rstd = p.rstd[channel.at];
+      value[e] = product(value[e] - mean, rstd);
+      channel.next();
     }
     encode_octet<bf16>(p.saved, seed, 0, 0, first, value);
   }
@@ -90,7 +94,8 @@ int norm_pack(const NormPackArgs& args) {
                                    static_cast<const T*>(args.x),
                                    static_cast<const Real*>(args.mean),
                                    static_cast<Real*>(args.rstd),
-                                   saved};
+                                   saved,
+                                   lines_aligned(args.shape, static_cast<const T*>(args.x))};
     if (args.shape.by_channel)
       return launch(norm_channels_kernel<T>, over_items(octets_of(args.shape.n), args.exec.stream), params,
                     source, trailer);

@@ -43,6 +43,31 @@ RAD_DEVICE void store_octet(T* to, int64_t first, int64_t n, bool vectors, const
     if (first + e < n) to[first + e] = item[e];
 }
 
+// a / b of numbers that are not negative, in 32 bits where these do.
+RAD_DEVICE int64_t quotient(int64_t a, int64_t b) {
+  if ((a | b) >> 32 == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+  return a / b;
+}
+
+// Where element i of [outer, count, inner] stands, followed from one to the next without a division.
+struct AxisPlace {
+  int64_t outer, at, within, count, inner;
+
+  RAD_DEVICE AxisPlace(int64_t i, int64_t count_, int64_t inner_) : count(count_), inner(inner_) {
+    const int64_t line = inner == 1 ? i : quotient(i, inner);
+    within = i - line * inner;
+    outer = line < count ? 0 : quotient(line, count);
+    at = line - outer * count;
+  }
+  RAD_DEVICE void next() {
+    if (++within < inner) return;
+    within = 0;
+    if (++at < count) return;
+    at = 0;
+    ++outer;
+  }
+};
+
 constexpr int kAhead = 2;  // octets of a thread in flight together
 
 inline LaunchConfig over_octets(int64_t n, void* stream) {
